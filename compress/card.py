@@ -1,0 +1,152 @@
+"""histories, metrics and sizes of all models → model report."""
+
+import logging
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from winnow.data import claims, page, probes, store
+from winnow.data.modality import Modality
+from winnow.data.stage import run
+
+MODELS = ("teacher", "student", "sparse", "int8")
+PRETRAIN = ("loss", "sample_share", "embedding_std", "effective_rank", "target_std")
+PRUNE = ("sparsity", "loss", "val/accuracy")
+
+_log = logging.getLogger(__name__)
+_BATCHES = ("batch_1", "batch_32")
+_POINTS = 240  # of a curve: as many as can be told apart on a page
+_RATIOS = {
+    "file_ratio": ("file", "the whole file: weights, zeros, scales, biases, embeddings, graph"),
+    "file_zstd_ratio": ("file, both compressed", "the same with Zstandard on both sides"),
+    "encoder_ratio": ("encoder", "weights, zeros, scales, biases and norms of the trunk"),
+    "encoder_zstd_ratio": ("encoder, both compressed", "the same with Zstandard on both sides"),
+}
+
+
+def main(modality: Modality, root: Path, out: Path, *, rounds: list[int]) -> None:
+    """Report what became of the encoder: how good, how small, how fast, and how it got there.
+
+    Args:
+        modality: what the model reads.
+        root: folder that holds the stages' folders, from `pretrain` to `evaluate`, and `probe@r`.
+        out: folder for `card.html` and `card.json`.
+        rounds: numbers of the rounds that were probed, besides 0.
+    """
+    card = page.rounded(gather(root, rounds, type(modality).__name__))
+    store.write_json(out / "card.json", card)
+    (out / "card.html").write_text(render(card), encoding="utf-8")
+    small = card["models"][-1]
+    _log.info("%s is %.1f times smaller than the teacher", small["name"], small["ratio"])
+
+
+def gather(root: Path, rounds: Sequence[int], modality: str) -> dict[str, Any]:
+    """Collect all that the report says, as JSON."""
+    evaluated = root / "evaluate"
+    metrics = store.read_json(evaluated / "metrics.json")
+    ledger = store.read_json(evaluated / "ledger.json")
+    latency = store.read_json(evaluated / "latency.json")
+    probed = probes.read(root, rounds)
+    return {
+        "schema_version": 1,
+        "dataset": root.name,
+        "modality": modality,
+        "test_samples": metrics.get("test_samples"),
+        "sparsity": metrics.get("sparsity"),
+        "models": [_model(name, metrics, latency.get(name, {})) for name in MODELS],
+        "parts": ledger["int8_bytes"],
+        "ratios": _ratios(ledger),
+        "probes": probed,
+        "pretraining_gains": probes.against_baselines(probed[-1]["measured"]),
+        "finetune": store.read_json(root / "finetune" / "metrics.json"),
+        "curves": {
+            "pretrain": curves(root / "pretrain" / "history.csv", PRETRAIN),
+            "prune": curves(root / "prune" / "history.csv", PRUNE),
+        },
+    }
+
+
+def _model(name: str, metrics: Mapping[str, Any], latency: Mapping[str, float]) -> dict[str, Any]:
+    against = claims.measured(metrics, f"{name}_minus_teacher_points")
+    sizes = {key: metrics[f"{name}_{key}"] for key in ("size_bytes", "zstd_bytes")}
+    return {
+        "name": name,
+        "accuracy": claims.measured(metrics, f"{name}_accuracy"),
+        "difference": against,
+        **sizes,
+        "ratio": metrics["teacher_size_bytes"] / sizes["size_bytes"],
+        "zstd_ratio": metrics["teacher_zstd_bytes"] / sizes["zstd_bytes"],
+        "latency": {batch: _took(latency, batch) for batch in _BATCHES},
+    }
+
+
+def _took(latency: Mapping[str, float], batch: str) -> dict[str, float] | None:
+    keys = ("p10", "median", "p90")
+    took = {key: latency.get(f"{batch}_{key}_ms") for key in keys}
+    return None if None in took.values() else took  # type: ignore[return-value]
+
+
+def _ratios(ledger: Mapping[str, Any]) -> list[dict[str, Any]]:
+    counted = "kept weights of the pruned matrices alone, at 8 bits against 32 for all of them"
+    rows = [{"name": "as counted in papers", "value": ledger["counted_ratio"], "counts": counted}]
+    for origin in ("teacher", "student"):
+        for key, (name, counts) in _RATIOS.items():
+            value = ledger[f"{origin}_to_int8"][key]
+            rows.append({"name": f"{origin} to int8, {name}", "value": value, "counts": counts})
+    return rows
+
+
+def curves(history: Path, names: Sequence[str]) -> list[dict[str, Any]]:
+    """Read columns of a history, thinned to what a chart can show; absent ones are left out."""
+    table = pd.read_csv(history)
+    found = []
+    for name in names:
+        if name not in table:
+            continue
+        rows = table[["step", name]].dropna()
+        if rows.empty:
+            continue
+        stride = -(-len(rows) // _POINTS)
+        last = rows.tail(1) if (len(rows) - 1) % stride else rows.head(0)
+        thinned = pd.concat([rows.iloc[::stride], last])
+        found.append(
+            {
+                "name": name,
+                "first": float(rows[name].iloc[0]),
+                "last": float(rows[name].iloc[-1]),
+                "points": [
+                    {"x": int(step), "y": float(value)}
+                    for step, value in thinned.itertuples(index=False)
+                ],
+            }
+        )
+    return found
+
+
+def render(card: Mapping[str, Any]) -> str:
+    """Write the page: a function of the card's JSON, and of nothing else."""
+    last = card["probes"][-1]["measured"]
+    return page.render(
+        "card.html.jinja",
+        card=card,
+        accuracies=[
+            {"label": model["name"], **(model["accuracy"] or {"value": None})}
+            for model in card["models"]
+        ],
+        sizes=[{"label": model["name"], "value": model["size_bytes"]} for model in card["models"]],
+        parts=[
+            {"name": name.replace("_", " "), "value": value}
+            for name, value in card["parts"].items()
+        ],
+        probed=[
+            {"label": text, **(last[name] or {"value": None})}
+            for name, text in probes.NAMES.items()
+        ],
+        curve=probes.curve(card["probes"]),
+    )
+
+
+if __name__ == "__main__":
+    run(main)

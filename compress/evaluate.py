@@ -1,0 +1,168 @@
+"""teacher, student, sparse and int8 classifier → accuracy, bytes and latency, side by side."""
+
+import logging
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor
+
+from winnow.compress import export, integer, ledger, sparsity
+from winnow.compress.export import OnnxClassifier
+from winnow.data import store
+from winnow.data.datamodule import read_classes, stack
+from winnow.data.intervals import measured, paired_difference
+from winnow.data.modality import Modality
+from winnow.data.stage import BadInput, run
+from winnow.ssl import model as models
+
+BATCH_SIZES = (1, 32)  # whose latency is measured
+
+_log = logging.getLogger(__name__)
+
+
+def main(
+    modality: Modality,
+    ingest: Path,
+    teacher: Path,
+    student: Path,
+    sparse: Path,
+    int8: Path,
+    out: Path,
+    *,
+    batch_size: int,
+    resamples: int,
+    warmup: int,
+    rounds: int,
+    seed: int,
+    threads: int,
+) -> None:
+    """Score the four on the test split, with the labels that it was delivered with.
+
+    All of them run in ONNX Runtime: size and precision are then all that sets them apart.
+
+    Args:
+        modality: what the samples are.
+        ingest: samples and manifest.
+        teacher: folder of the classifier that compression began with.
+        student: folder of the shallower one.
+        sparse: folder of the pruned one.
+        int8: folder of the quantized one.
+        out: receives `metrics.json`, `ledger.json`, `predictions.parquet`, and `latency.json`, the
+            only one that differs from run to run.
+        batch_size: samples in a batch while scoring.
+        resamples: bootstrap draws of the accuracy lost.
+        warmup: runs of each model before time is taken.
+        rounds: runs of each model that are timed, in turns.
+        seed: of the bootstrap.
+        threads: of ONNX Runtime.
+
+    Raises:
+        BadInput: if a model knows other classes than the dataset.
+    """
+    torch.set_num_threads(threads)
+    classes = read_classes(ingest)
+    manifest = store.read_table(ingest / "manifest.parquet")
+    test = manifest[(manifest["split"] == "test") & manifest["label"].notna()]
+    if test.empty:
+        raise BadInput(f"{ingest / 'manifest.parquet'}: no labelled sample in the test split")
+    samples = stack(modality, ingest, test, classes)
+
+    directories = {"teacher": teacher, "student": student, "sparse": sparse}
+    floats = {name: models.load_classifier(path) for name, path in directories.items()}
+    for name, model in floats.items():
+        if model.classes != classes:
+            raise BadInput(f"the {name} knows the classes {model.classes}, the dataset {classes}")
+    shipped = {name: path / "model.safetensors" for name, path in directories.items()}
+    shipped["int8"] = int8 / "model.onnx"
+
+    with tempfile.TemporaryDirectory() as scratch:
+        runners = {}
+        for name, model in floats.items():
+            path = Path(scratch, f"{name}.onnx")
+            export.to_onnx(model, samples.x, path)
+            runners[name] = OnnxClassifier(path, threads)
+        runners["int8"] = OnnxClassifier(shipped["int8"], threads)
+
+    label = samples.label.numpy()
+    predictions = {
+        name: runner.logits(samples.x, batch_size).argmax(1) for name, runner in runners.items()
+    }
+    correct = {name: prediction == label for name, prediction in predictions.items()}
+    metrics: dict[str, float] = {"test_samples": len(label)}
+    for name, path in shipped.items():
+        metrics |= measured(f"{name}_accuracy", correct[name])
+        metrics[f"{name}_size_bytes"] = path.stat().st_size
+        metrics[f"{name}_zstd_bytes"] = export.compressed_bytes(path.read_bytes())
+    for name in ("student", "sparse", "int8"):
+        metrics |= lost(name, correct["teacher"], correct[name], seed, resamples)
+    metrics["sparsity"] = round(sparsity.measured_sparsity(floats["sparse"]), 6)
+    store.write_json(out / "metrics.json", metrics)
+
+    integers = integer.load(int8)
+    book = {
+        "int8_bytes": ledger.by_part(shipped["int8"], integers),
+        "counted_ratio": round(ledger.counted_ratio(floats["sparse"]), 4),
+    }
+    for name in ("teacher", "student"):
+        ratios = ledger.ratios(floats[name], shipped[name], integers, shipped["int8"])
+        book[f"{name}_to_int8"] = ratios
+    store.write_json(out / "ledger.json", book)
+
+    names = np.array(classes)
+    table = pd.DataFrame({"id": test["id"].to_numpy(), "label": test["label"].to_numpy()})
+    for name, prediction in predictions.items():
+        table[name] = names[prediction]
+    store.write_table(out / "predictions.parquet", table)
+    store.write_json(out / "latency.json", latency(runners, samples.x, warmup, rounds))
+    _log.info(
+        "int8: accuracy %.3f, %+.2f points from the teacher's %.3f, %.1f times smaller on disk",
+        metrics["int8_accuracy"],
+        metrics["int8_minus_teacher_points"],
+        metrics["teacher_accuracy"],
+        metrics["teacher_size_bytes"] / metrics["int8_size_bytes"],
+    )
+
+
+def lost(
+    name: str, teacher: np.ndarray, other: np.ndarray, seed: int, resamples: int
+) -> dict[str, float]:
+    """Give a model's accuracy less the teacher's, with its paired 95 % interval [points]."""
+    difference = paired_difference(teacher, other, seed, resamples)
+    keys = ("points", "points_low", "points_high")
+    return {
+        f"{name}_minus_teacher_{key}": round(100 * value, 4)
+        for key, value in zip(keys, difference, strict=True)
+    }
+
+
+def latency(
+    runners: dict[str, OnnxClassifier], x: Tensor, warmup: int, rounds: int
+) -> dict[str, dict[str, float]]:
+    """Time the models in turns, so that what else the machine does falls on all of them alike.
+
+    Returns:
+        By model: median, 10th and 90th percentile for a batch of each size [ms per sample].
+    """
+    found: dict[str, dict[str, float]] = {name: {} for name in runners}
+    for size in BATCH_SIZES:
+        batch = x[torch.arange(size) % len(x)]
+        taken: dict[str, list[float]] = {name: [] for name in runners}
+        for turn in range(warmup + rounds):
+            for name, runner in runners.items():
+                began = time.perf_counter()
+                runner(batch)
+                if turn >= warmup:
+                    taken[name].append(1000 * (time.perf_counter() - began) / size)
+        for name, times in taken.items():
+            for key, percentile in (("p10", 10), ("median", 50), ("p90", 90)):
+                value = float(np.percentile(times, percentile))
+                found[name][f"batch_{size}_{key}_ms"] = round(value, 5)
+    return found
+
+
+if __name__ == "__main__":
+    run(main)

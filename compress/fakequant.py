@@ -1,0 +1,184 @@
+"""Layers that feel int8 while they train: values are rounded, gradients go straight through.
+
+Quantized are Linear, convolution and embedding. Norms, softmax, GELU, residual sums and attention's
+products stay float: they are little work, and cost accuracy first.
+
+Paper: Quantization and Training of Neural Networks for Efficient Integer-Arithmetic-Only Inference
+(Jacob et al. 2017, arXiv 1712.05877), sections 2.1, 2.4 and 3.
+"""
+
+from collections.abc import Callable
+from functools import partial
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+from torch.nn import functional
+
+WEIGHT_MAX = 127  # narrow range: -128 has no opposite
+INPUT_MAX = 255
+BIAS_MAX = 2**31 - 1
+AVERAGING = 0.01  # share of a batch's range in the moving average (Prune Once for All's setting)
+# An empty row would have the scale 0, and its bias, which is in units of the scale, no bounds.
+SMALLEST_SCALE = 1e-6
+
+Operation = Callable[[Tensor, Tensor, Tensor | None], Tensor]
+
+
+def operation(layer: nn.Linear | nn.Conv1d | nn.Conv2d) -> Operation:
+    """Give what a layer does to an input, a weight and a bias.
+
+    Raises:
+        ValueError: if it pads with anything but zeros.
+    """
+    if isinstance(layer, nn.Linear):
+        return functional.linear
+    if layer.padding_mode != "zeros":
+        raise ValueError(f"padding_mode {layer.padding_mode!r} is not quantized, only 'zeros'")
+    convolve = functional.conv1d if isinstance(layer, nn.Conv1d) else functional.conv2d
+    return partial(
+        convolve,
+        stride=layer.stride,
+        padding=layer.padding,
+        dilation=layer.dilation,
+        groups=layer.groups,
+    )
+
+
+def weight_scale(weight: Tensor) -> Float[Tensor, " row"]:
+    """Give the step between two int8 values for each output channel or embedding row."""
+    largest = weight.detach().flatten(1).abs().amax(1)
+    return (largest / WEIGHT_MAX).clamp(min=SMALLEST_SCALE)
+
+
+def fake_quantize_rows(weight: Tensor) -> Tensor:
+    """Round to int8 steps, per row and symmetric, so that zero stays exactly zero."""
+    scale = weight_scale(weight)
+    zero_point = torch.zeros_like(scale, dtype=torch.int32)
+    return torch.fake_quantize_per_channel_affine(
+        weight, scale, zero_point, 0, -WEIGHT_MAX, WEIGHT_MAX
+    )
+
+
+class Observer(nn.Module):
+    """Fake-quantizes activations to uint8, over a range that follows what it sees until `freeze`.
+
+    Before the first batch it lets everything through as it is.
+    """
+
+    low: Float[Tensor, ""]
+    high: Float[Tensor, ""]
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("low", torch.zeros(()))
+        self.register_buffer("high", torch.zeros(()))
+        self.frozen = False
+
+    @property
+    def seen(self) -> bool:
+        return bool(self.high > self.low)
+
+    @torch.no_grad()
+    def watch(self, x: Tensor) -> None:
+        """Move the range towards that of a batch; it always holds zero, which padding needs."""
+        low, high = x.min().clamp(max=0), x.max().clamp(min=0)
+        share = AVERAGING if self.seen else 1.0
+        self.low.lerp_(low, share)
+        self.high.lerp_(high, share)
+
+    def scale_and_zero_point(self) -> tuple[Float[Tensor, ""], Int[Tensor, ""]]:
+        """Give the step between two uint8 values, and the one that means zero."""
+        scale = ((self.high - self.low) / INPUT_MAX).clamp(min=SMALLEST_SCALE)
+        zero_point = (-self.low / scale).round().clamp(0, INPUT_MAX)
+        return scale, zero_point.to(torch.int32)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.training and not self.frozen:
+            self.watch(x)
+        if not self.seen:
+            return x
+        scale, zero_point = self.scale_and_zero_point()
+        return torch.fake_quantize_per_tensor_affine(x, scale, zero_point, 0, INPUT_MAX)
+
+
+class FakeQuantized(nn.Module):
+    """A Linear or a convolution in the arithmetic of its integer form; parameters keep names."""
+
+    def __init__(self, layer: nn.Linear | nn.Conv1d | nn.Conv2d) -> None:
+        super().__init__()
+        self.weight, self.bias = layer.weight, layer.bias
+        self.operation = operation(layer)
+        self.input = Observer()
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.input(x)
+        bias = self.bias
+        if bias is not None and self.input.seen:
+            # int32 in steps of input scale * weight scale, as the accumulator that it is added to.
+            step = self.input.scale_and_zero_point()[0] * weight_scale(self.weight)
+            bias = bias + ((bias / step).round().clamp(-BIAS_MAX, BIAS_MAX) * step - bias).detach()
+        return self.operation(x, fake_quantize_rows(self.weight), bias)
+
+
+class FakeQuantizedEmbedding(nn.Module):
+    """An embedding whose rows are rounded to int8, each with its own scale."""
+
+    def __init__(self, layer: nn.Embedding) -> None:
+        super().__init__()
+        self.weight, self.padding_idx = layer.weight, layer.padding_idx
+
+    def forward(self, x: Int[Tensor, "..."]) -> Float[Tensor, "... dim"]:
+        return functional.embedding(x, fake_quantize_rows(self.weight), self.padding_idx)
+
+
+def replace(model: nn.Module, swap: Callable[[nn.Module], nn.Module | None]) -> int:
+    """Exchange submodules in place by what `swap` gives, and count them; None keeps one."""
+    count = 0
+    for name, module in model.named_children():
+        other = swap(module)
+        if other is None:
+            count += replace(module, swap)
+        else:
+            setattr(model, name, other)
+            count += 1
+    return count
+
+
+def fake_quantize(model: nn.Module) -> int:
+    """Turn all layers of a model that have an int8 form into fake-quantized ones, in place.
+
+    Returns:
+        How many there are.
+
+    Raises:
+        ValueError: if there is none.
+    """
+
+    def swap(module: nn.Module) -> nn.Module | None:
+        if isinstance(module, nn.Linear | nn.Conv1d | nn.Conv2d):
+            return FakeQuantized(module)
+        return FakeQuantizedEmbedding(module) if isinstance(module, nn.Embedding) else None
+
+    count = replace(model, swap)
+    if not count:
+        raise ValueError("the model has no layer that can be quantized")
+    return count
+
+
+def freeze(model: nn.Module) -> None:
+    """Hold the ranges of all activations where they are."""
+    for module in model.modules():
+        if isinstance(module, Observer):
+            module.frozen = True
+
+
+def master_weights(model: nn.Module) -> dict[str, Tensor]:
+    """Give the float weights behind a fake-quantized model, under the names of the float model."""
+    observed = {
+        f"{name}.{buffer}"
+        for name, module in model.named_modules()
+        if isinstance(module, Observer)
+        for buffer in ("low", "high")
+    }
+    return {name: t for name, t in model.state_dict().items() if name not in observed}

@@ -1,0 +1,212 @@
+"""A classifier learns from labels and from another one: how all stages of compression train."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import lightning
+import torch
+from jaxtyping import Float, Int
+from lightning.pytorch.callbacks import Callback
+from torch import Tensor
+from torch.nn import functional
+
+from winnow.data.datamodule import UNLABELLED, Batch
+from winnow.data.modality import Modality
+from winnow.ssl import model as models
+from winnow.ssl import train
+from winnow.ssl.model import Classifier
+from winnow.ssl.train import History, Optimization, optimizers
+
+
+@dataclass(frozen=True, kw_only=True)
+class Distillation:
+    """What counts how much.
+
+    Attributes:
+        weight: of the teacher; the labels have the rest [0–1].
+        temperature: that all logits are divided by; above 1, the unlikely classes count too.
+        label_smoothing: probability that labels give to all classes alike [0–1].
+    """
+
+    weight: float
+    temperature: float
+    label_smoothing: float
+
+
+def distillation_loss(
+    student: Float[Tensor, "batch class"], teacher: Float[Tensor, "batch class"], temperature: float
+) -> Float[Tensor, ""]:
+    """Give the divergence of the student's classes from the teacher's, per sample, times T².
+
+    The factor keeps the gradient's size independent of the temperature.
+
+    Paper: Distilling the Knowledge in a Neural Network (Hinton et al. 2015, arXiv 1503.02531),
+    section 2.
+    """
+    divergence = functional.kl_div(
+        functional.log_softmax(student / temperature, 1),
+        functional.log_softmax(teacher / temperature, 1),
+        reduction="batchmean",
+        log_target=True,
+    )
+    return temperature**2 * divergence
+
+
+def label_loss(
+    logits: Float[Tensor, "batch class"], label: Int[Tensor, " batch"], smoothing: float
+) -> Float[Tensor, ""]:
+    """Give the cross-entropy over the labelled samples; 0 where there is none."""
+    loss = functional.cross_entropy(
+        logits, label, ignore_index=UNLABELLED, label_smoothing=smoothing, reduction="sum"
+    )
+    return loss / (label != UNLABELLED).sum().clamp(min=1)
+
+
+class Taught(lightning.LightningModule):
+    """Trains a classifier from labels and a frozen teacher; unlabelled samples are taught too.
+
+    A stage's method is a subclass whose arguments are paths and numbers, so that a config file
+    describes a run.
+
+    Args:
+        student: what is trained and kept.
+        teacher: what it learns from; stands outside of checkpoints, optimizer and gradients.
+        modality: of the samples.
+        classes: of the samples.
+        distillation: what counts how much.
+        optimization: learning rate and its schedule.
+        seed: of dropout.
+
+    Raises:
+        ValueError: if a model was made for other samples or other classes.
+    """
+
+    def __init__(
+        self,
+        student: Classifier,
+        teacher: Classifier,
+        modality: Modality,
+        classes: list[str],
+        distillation: Distillation,
+        optimization: Optimization,
+        seed: int,
+    ) -> None:
+        super().__init__()
+        for role, model in (("student", student), ("teacher", teacher)):
+            _require_fit(role, model, modality, classes)
+        self.student = student.train()  # Lightning leaves it in the mode that it comes in
+        # In a tuple, where torch does not see it: no part of state_dict, optimizer or train().
+        self._hidden = (teacher.requires_grad_(False).eval(),)
+        self.distillation, self.optimization, self.seed = distillation, optimization, seed
+
+    @property
+    def teacher(self) -> Classifier:
+        return self._hidden[0]
+
+    def on_fit_start(self) -> None:
+        self.teacher.to(self.device)
+
+    def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
+        # Dropout draws from the global generator: tied to the step, a resumed run repeats it.
+        torch.manual_seed(self.seed * 1_000_003 + self.global_step)
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Float[Tensor, ""]:
+        with torch.no_grad():
+            wanted = self.teacher(batch.x)
+        logits = self.student(batch.x)
+        taught = distillation_loss(logits, wanted, self.distillation.temperature)
+        told = label_loss(logits, batch.label, self.distillation.label_smoothing)
+        loss = self.distillation.weight * taught + (1 - self.distillation.weight) * told
+        self.log("loss", loss, prog_bar=True)
+        return loss
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        labelled = batch.label != UNLABELLED
+        number = int(labelled.sum())
+        if number:
+            logits, label = self.student(batch.x[labelled]), batch.label[labelled]
+            right = (logits.argmax(1) == label).float().mean()
+            self.log("val/accuracy", right, prog_bar=True, batch_size=number)
+            self.log("val/loss", functional.cross_entropy(logits, label), batch_size=number)
+
+    def configure_optimizers(self) -> Any:
+        return optimizers(self, self.optimization, self.trainer.max_steps)
+
+
+def _require_fit(role: str, model: Classifier, modality: Modality, classes: list[str]) -> None:
+    if model.classes != classes:
+        raise ValueError(f"the {role} knows the classes {model.classes}, the dataset {classes}")
+    made_for = models.section(model.encoder.modality)
+    if made_for != models.section(modality):
+        raise ValueError(f"the {role} reads {made_for}, not {models.section(modality)}")
+
+
+Method = TypeVar("Method", bound=Taught)
+
+
+def teach(
+    method: type[Method],
+    modality: Modality,
+    ingest: Path,
+    labels: Path,
+    *,
+    model: dict[str, Any],
+    data: dict[str, Any],
+    trainer: dict[str, Any],
+    threads: int,
+    logs: Path,
+    callbacks: Sequence[Callback],
+) -> tuple[Method, History]:
+    """Train a method on samples with and without label; arguments as `winnow.ssl.train.fit`."""
+    samples = {
+        "modality": models.section(modality),
+        "ingest": str(ingest),
+        "labels": str(labels),
+        "labelled": False,
+    }
+    return train.fit(
+        method,
+        model=model,
+        data={**samples, **data},
+        trainer=trainer,
+        threads=threads,
+        logs=logs,
+        callbacks=tuple(callbacks),
+    )
+
+
+@torch.no_grad()
+def predict(model: Classifier, x: Tensor, batch_size: int) -> Float[Tensor, "sample class"]:
+    """Give the logits of many samples, batch by batch, in evaluation mode."""
+    model.eval()
+    return torch.cat([model(part) for part in x.split(batch_size)])
+
+
+def accuracy(logits: Float[Tensor, "sample class"], label: Int[Tensor, " sample"]) -> float:
+    """Give the share of the labelled samples that are classified right [0–1].
+
+    Raises:
+        ValueError: if no sample has a label.
+    """
+    labelled = label != UNLABELLED
+    if not labelled.any():
+        raise ValueError("no sample has a label: accuracy is not defined")
+    return float((logits.argmax(1) == label)[labelled].float().mean())
+
+
+def validation(method: Taught) -> Batch:
+    """Give the validation split that a method was trained beside."""
+    return method.trainer.datamodule.read("validation")  # type: ignore[attr-defined]
+
+
+def validation_accuracy(method: Taught, model: Classifier) -> float:
+    """Give the accuracy of a model, the student or the teacher, on that split [0–1]."""
+    samples = validation(method)
+    return round(accuracy(predict(model, samples.x, 256), samples.label), 6)
+
+
+def parameters(model: Classifier) -> int:
+    """Count the parameters."""
+    return sum(parameter.numel() for parameter in model.parameters())

@@ -1,0 +1,94 @@
+"""The interface: all that winnow must know about one kind of data."""
+
+import abc
+import importlib
+from collections.abc import Mapping
+from typing import Any, ClassVar, NamedTuple
+
+import numpy as np
+from jaxtyping import Bool, Float, Float32
+from torch import Generator, Tensor, nn
+
+
+class Reject(Exception):
+    """A sample that cannot be used; its message is the reason, in words for the data's owner."""
+
+
+class Decoded(NamedTuple):
+    """What `decode` keeps of a raw datum.
+
+    Attributes:
+        payload: the datum in the modality's one canonical encoding, as the store keeps it.
+        measures: what was seen on the way in (brightness, seconds, …), by name with its unit.
+    """
+
+    payload: bytes
+    measures: dict[str, float]
+
+
+class Tokens(NamedTuple):
+    """What every trunk reads: a batch of token vectors on the modality's grid.
+
+    Attributes:
+        x: the tokens, row-major over the grid.
+        valid: False where a token is padding.
+    """
+
+    x: Float[Tensor, "batch token dim"]
+    valid: Bool[Tensor, "batch token"]
+
+
+class Modality(abc.ABC):
+    """One kind of data. Holds no training logic; a subclass is final.
+
+    After `frontend` nothing knows the kind any more: an image is a 2-D grid of tokens, a recording
+    or a text a 1-D one.
+
+    Attributes:
+        suffixes: endings of the files that a folder of such data holds, lower case with the dot.
+        grid: tokens along each axis.
+    """
+
+    suffixes: ClassVar[frozenset[str]]
+    grid: tuple[int, ...]
+
+    @abc.abstractmethod
+    def decode(self, raw: bytes) -> Decoded:
+        """Read one raw datum, as a source delivers it.
+
+        Raises:
+            Reject: if it cannot be read or holds nothing to learn from.
+        """
+
+    @abc.abstractmethod
+    def load(self, payload: bytes) -> Tensor:
+        """Turn a payload into x, the tensor a batch is stacked from: one shape for all samples."""
+
+    @abc.abstractmethod
+    def transform(self, x: Tensor, generator: Generator) -> Tensor:
+        """Draw one random training variant of x that keeps its meaning."""
+
+    @abc.abstractmethod
+    def descriptor(self, payload: bytes) -> Float32[np.ndarray, " feature"]:
+        """Describe a sample by a cheap vector that needs no model: the evidence of round 1."""
+
+    @abc.abstractmethod
+    def frontend(self, dim: int) -> nn.Module:
+        """Make the module that turns a batch of x into `Tokens` of width `dim`."""
+
+    @abc.abstractmethod
+    def preview(self, payload: bytes) -> str:
+        """Show a sample to a person: a self-contained, escaped piece of HTML."""
+
+
+def build(section: Mapping[str, Any]) -> Modality:
+    """Make the modality that a `class_path`/`init_args` section of params.yaml names.
+
+    Raises:
+        ValueError: if the section names no final subclass of `Modality`.
+    """
+    module, _, name = section["class_path"].rpartition(".")
+    found = getattr(importlib.import_module(module), name, None)
+    if not (isinstance(found, type) and issubclass(found, Modality)):
+        raise ValueError(f"class_path {section['class_path']!r} names no Modality")
+    return found(**section.get("init_args", {}))

@@ -1,0 +1,246 @@
+"""Speech: a recording is a row of frames of its log-mel spectrogram."""
+
+import base64
+import io
+import math
+from typing import ClassVar, final
+
+import numpy as np
+import soundfile
+import torch
+import torchaudio
+from jaxtyping import Bool, Float, Float32, Float64
+from torch import Generator, Tensor, nn
+
+from winnow.data.modality import Decoded, Modality, Reject, Tokens
+
+MAX_SECONDS = 60.0  # a longer recording is a session, to be cut up before it comes here
+_FRAMES_PER_SECOND = 100
+_WINDOW_SECONDS = 0.025
+_NOT_ZERO = 1e-6  # stands in for a 0 in a real frame: a frame of zeros means padding
+_PLAYABLE_BYTES = 100_000  # a preview carries a player up to this size
+_UNKNOWN_SIZES = (0, 0x7FFFFFFF, 0xFFFFFFFF)  # what writes a WAV to a pipe leaves in its header
+
+
+@final
+class Speech(Modality):
+    """Mono recordings as stacks of log-mel frames, 10 ms apart and 25 ms wide.
+
+    Args:
+        sample_rate_hz: rate that recordings are kept at.
+        seconds: of a sample: the middle of a longer recording, a shorter one is padded at its end.
+        mels: bands of the spectrogram.
+        frames_per_token: frames that are stacked to one token.
+
+    Raises:
+        ValueError: if not even one token fits.
+    """
+
+    suffixes: ClassVar[frozenset[str]] = frozenset({".wav", ".flac", ".ogg", ".mp3"})
+
+    def __init__(
+        self, sample_rate_hz: int, seconds: float, mels: int, frames_per_token: int
+    ) -> None:
+        tokens = round(seconds * _FRAMES_PER_SECOND) // frames_per_token
+        if tokens < 1:
+            raise ValueError(
+                f"no token of {frames_per_token} frames fits in {seconds} s of "
+                f"{_FRAMES_PER_SECOND} frames a second"
+            )
+        self.sample_rate_hz, self.mels = sample_rate_hz, mels
+        self.frames_per_token = frames_per_token
+        self.frames = tokens * frames_per_token
+        self.grid = (tokens,)
+        self._hop = sample_rate_hz // _FRAMES_PER_SECOND
+        window = round(sample_rate_hz * _WINDOW_SECONDS)
+        self._spectrogram = torchaudio.transforms.MelSpectrogram(
+            sample_rate=sample_rate_hz,
+            # Twice the usual: at 8 kHz the lowest bands would have no FFT bin otherwise.
+            n_fft=2 ** math.ceil(math.log2(window) + 1),
+            win_length=window,
+            hop_length=self._hop,
+            n_mels=mels,
+            pad_mode="constant",
+        )
+
+    def decode(self, raw: bytes) -> Decoded:
+        """Keep a recording as 16-bit mono FLAC; louder than full scale is turned down to it.
+
+        The content decides, not the file's ending. A truncated OGG or MP3 cannot be told from a
+        shorter one and passes.
+        """
+        samples, rate = _read(raw)
+        if not np.isfinite(samples).all():
+            raise Reject("samples are NaN or infinite")
+        mono = samples.mean(axis=1)
+        if len(mono) < rate * _WINDOW_SECONDS:
+            raise Reject(f"{len(mono)} samples at {rate} Hz are less than one window of 25 ms")
+        resampled = torchaudio.functional.resample(
+            torch.from_numpy(mono).float(), rate, self.sample_rate_hz
+        ).numpy()
+        loudest = float(np.abs(resampled).max())
+        pcm = np.round(resampled / max(loudest, 1.0) * 32767).astype(np.int16)
+        if np.ptp(pcm) == 0:
+            raise Reject("digital silence: all samples are equal")
+        payload = io.BytesIO()
+        soundfile.write(payload, pcm, self.sample_rate_hz, format="FLAC", subtype="PCM_16")
+        return Decoded(payload.getvalue(), _measures(mono, rate))
+
+    def load(self, payload: bytes) -> Float32[Tensor, "frame mel"]:
+        real = self._log_mel(payload)
+        start = max(0, (len(real) - self.frames) // 2)
+        real = real[start : start + self.frames]
+        real = _mark_real((real - real.mean()) / (real.std() + 1e-5))
+        x = torch.zeros(self.frames, self.mels)
+        x[: len(real)] = real
+        return x
+
+    def _log_mel(self, payload: bytes) -> Float32[Tensor, "frame mel"]:
+        """Take the spectrogram of a whole recording, whatever its level and DC offset."""
+        samples, _ = soundfile.read(io.BytesIO(payload), dtype="float32")
+        wave = torch.from_numpy(samples)
+        wave = wave - wave.mean()
+        wave = wave / wave.square().mean().sqrt().clamp(min=1e-4)
+        # The floor lies some 60 dB below speech, where 16 bits of a quiet recording end.
+        return torch.log(self._spectrogram(wave).T + 1e-3)
+
+    def transform(self, x: Tensor, generator: Generator) -> Tensor:
+        """Start a little later, vary level and tilt, hide one narrow band; padding stays zero."""
+        real = x[_is_real(x)]
+        late, level, tilt, band = torch.rand(4, generator=generator).tolist()
+        real = real[int(late * 0.1 * len(real)) :]
+        slope = torch.linspace(-1, 1, self.mels)
+        real = real + 0.2 * (2 * level - 1) + 0.2 * (2 * tilt - 1) * slope
+        width = self.mels // 8
+        first = int(band * (self.mels - width + 1))
+        real[:, first : first + width] = real.mean()
+        variant = torch.zeros_like(x)
+        variant[: len(real)] = _mark_real(real)
+        return variant
+
+    def descriptor(self, payload: bytes) -> Float32[np.ndarray, " feature"]:
+        """Describe a recording by its spectrum: mean, spread, change, and course in sixths."""
+        real = self._log_mel(payload)
+        real = (real - real.mean()) / (real.std() + 1e-5)
+        loud = real.mean(dim=1)
+        # Silence around the words would shift the parts against each other.
+        heard = torch.nonzero(loud > loud.max() - 0.6 * (loud.max() - loud.min())).ravel()
+        spoken = real[int(heard[0]) : int(heard[-1]) + 1]
+        places = (torch.arange(7) * len(spoken)) // 6
+        sixths = [spoken[a : max(a + 1, b)].mean(dim=0) for a, b in places.unfold(0, 2, 1).tolist()]
+        change = spoken.diff(dim=0).abs().sum(dim=0) / len(spoken)
+        spread = spoken.std(dim=0, correction=0)
+        return torch.cat([spoken.mean(dim=0), spread, change, *sixths]).numpy()
+
+    def frontend(self, dim: int) -> nn.Module:
+        return _Frames(self.mels, self.frames_per_token, dim)
+
+    def preview(self, payload: bytes) -> str:
+        samples, _ = soundfile.read(io.BytesIO(payload), dtype="float32")
+        shown = _waveform(samples)
+        if len(payload) > _PLAYABLE_BYTES:
+            return shown
+        data = base64.b64encode(payload).decode()
+        return f'{shown}<audio controls preload="none" src="data:audio/flac;base64,{data}"></audio>'
+
+
+class _Frames(nn.Module):
+    """Stacks frames to tokens and projects them; a token without a real frame is invalid."""
+
+    def __init__(self, mels: int, frames_per_token: int, dim: int) -> None:
+        super().__init__()
+        self.frames_per_token = frames_per_token
+        self.project = nn.Linear(mels * frames_per_token, dim)
+
+    def forward(self, x: Float[Tensor, "batch frame mel"]) -> Tokens:
+        stacked = x.unflatten(1, (-1, self.frames_per_token)).flatten(2)
+        # The first token counts even if it is padding: attention over nothing is not a number.
+        first = torch.arange(stacked.shape[1], device=x.device) == 0
+        return Tokens(self.project(stacked), (stacked != 0).any(dim=2) | first)
+
+
+def _is_real(x: Float[Tensor, "frame mel"]) -> Bool[Tensor, " frame"]:
+    return (x != 0).any(dim=1)
+
+
+def _mark_real(frames: Float[Tensor, "frame mel"]) -> Float[Tensor, "frame mel"]:
+    return torch.where(frames == 0, _NOT_ZERO, frames)
+
+
+def _read(raw: bytes) -> tuple[Float64[np.ndarray, "time channel"], int]:
+    if not raw:
+        raise Reject("the file is empty (0 bytes)")
+    _refuse_truncated_wav(raw)
+    try:
+        with soundfile.SoundFile(io.BytesIO(raw)) as file:
+            promised, rate = file.frames, file.samplerate
+            if promised > MAX_SECONDS * rate:
+                raise Reject(
+                    f"{promised / rate:.0f} s are longer than {MAX_SECONDS:.0f} s: cut it up"
+                )
+            samples = file.read(dtype="float64", always_2d=True)
+    except soundfile.LibsndfileError as error:
+        raise Reject(f"not a recording that libsndfile can read: {error.error_string}") from error
+    if len(samples) < promised:
+        raise Reject(f"truncated: {len(samples)} of {promised} samples are there")
+    if not len(samples):
+        raise Reject("the recording holds no sample")
+    return samples, rate
+
+
+def _refuse_truncated_wav(raw: bytes) -> None:
+    """Compare a WAV's data chunk with what is there; libsndfile silently reads the rest."""
+    if raw[:4] != b"RIFF" or raw[8:12] != b"WAVE":
+        return
+    at = 12
+    while at + 8 <= len(raw):
+        name, size = raw[at : at + 4], int.from_bytes(raw[at + 4 : at + 8], "little")
+        there = len(raw) - at - 8
+        if name == b"data":
+            if size > there and size not in _UNKNOWN_SIZES:
+                raise Reject(f"truncated: {there} of {size} bytes of sound are there")
+            return
+        at += 8 + size + size % 2
+    raise Reject("truncated: the WAV has no data chunk")
+
+
+def _measures(mono: Float64[np.ndarray, " time"], rate: int) -> dict[str, float]:
+    window, hop = round(rate * _WINDOW_SECONDS), max(1, rate // _FRAMES_PER_SECOND)
+    frames = np.lib.stride_tricks.sliding_window_view(mono, window)[::hop]
+    power = np.square(frames).mean(axis=1)
+    high, low = np.percentile(power, [95, 10])
+    peak = float(np.abs(mono).max())
+    rms = math.sqrt(np.square(mono).mean())
+    return {
+        "seconds": len(mono) / rate,
+        "peak_dbfs": 20 * math.log10(peak),
+        "rms_dbfs": 20 * math.log10(rms),
+        "clipped": _clipped(np.abs(mono) >= 0.98 * peak),
+        "silence": float((power < 1e-4 * power.max()).mean()),
+        "dc_offset": abs(float(mono.mean())) / rms,
+        # An estimate: loud frames over quiet ones. It ranks well, but takes a pause for noise-free
+        # and a clip without a pause for noisy. A hundred dB stand for "no noise at all".
+        "snr_db": 10 * math.log10(max(high - low, 1e-3 * high) / max(low, 1e-10 * high)),
+        "native_rate_hz": float(rate),
+    }
+
+
+def _clipped(at_peak: Bool[np.ndarray, " time"]) -> float:
+    """Share of samples that stay at the peak for three or more: a clipped wave has a flat top."""
+    edges = np.flatnonzero(np.diff(np.concatenate([[False], at_peak, [False]])))
+    runs = edges[1::2] - edges[::2]
+    return float(runs[runs >= 3].sum()) / len(at_peak)
+
+
+def _waveform(samples: Float32[np.ndarray, " time"]) -> str:
+    columns, height = 120, 32
+    parts = np.array_split(samples / (np.abs(samples).max() or 1), columns)
+    tops = [height / 2 * (1 - float(part.max(initial=0))) for part in parts]
+    bottoms = [height / 2 * (1 - float(part.min(initial=0))) for part in parts]
+    outline = [*enumerate(tops), *reversed(list(enumerate(bottoms)))]
+    points = " ".join(f"{x},{y:.1f}" for x, y in outline)
+    return (
+        f'<svg viewBox="0 0 {columns} {height}" width="{2 * columns}" height="{2 * height}" '
+        f'role="img" aria-label="waveform"><polygon points="{points}" fill="currentColor" '
+        'stroke="currentColor" stroke-width="0.5"/></svg>'
+    )

@@ -1,0 +1,93 @@
+"""Lay out real datasets the way users have theirs: `python examples/real.py DATASETS OUT`.
+
+Speech is a folder and a table of labels and speakers, vision one folder per split and class, text
+one CSV. The sections that read them in params.yaml:
+
+    speech: {class_path: winnow.data.sources.Table,
+             init_args: {table: labels.csv, path: file, label: label, group: speaker}}
+    vision: {class_path: winnow.data.sources.Folder, init_args: {labels: folders}}
+    text:   {class_path: winnow.data.sources.Table,
+             init_args: {text: text, label: label, split: split}}
+"""
+
+import csv
+import gzip
+import sys
+import tarfile
+from collections.abc import Iterable
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+CLOTHES = (
+    *("t-shirt", "trouser", "pullover", "dress", "coat"),
+    *("sandal", "shirt", "sneaker", "bag", "ankle-boot"),
+)
+TOPICS = ("world", "sports", "business", "technology")
+IMAGES = {"train": 8_000, "test": 2_000}  # of 60,000 and 10,000
+
+
+def main(datasets: Path, out: Path) -> None:
+    """Write `out/speech`, `out/vision` and `out/text.csv`."""
+    speech(datasets / "fsdd", out / "speech")
+    vision(datasets / "FashionMNIST" / "raw", out / "vision")
+    text(datasets / "ag_news", out / "text.csv")
+
+
+def speech(fsdd: Path, out: Path) -> None:
+    """Free Spoken Digits, `7_theo_12.wav`; no split, so that winnow holds whole speakers out."""
+    out.mkdir(parents=True)
+    with tarfile.open(fsdd / "recordings.tar") as tar:
+        tar.extractall(out, filter="data")
+    files = sorted(path.relative_to(out) for path in out.rglob("*.wav"))
+    named = ((file.as_posix(), *file.stem.split("_")[:2]) for file in files)
+    write_csv(out / "labels.csv", ("file", "label", "speaker"), named)
+
+
+def vision(raw: Path, out: Path) -> None:
+    """Fashion-MNIST, as `train/coat/00042.png`."""
+    for split, prefix in (("train", "train"), ("test", "t10k")):
+        images = idx(raw / f"{prefix}-images-idx3-ubyte.gz", header=16).reshape(-1, 28, 28)
+        labels = idx(raw / f"{prefix}-labels-idx1-ubyte.gz", header=8)
+        for name in CLOTHES:
+            (out / split / name).mkdir(parents=True)
+        for number in range(IMAGES[split]):
+            path = out / split / CLOTHES[labels[number]] / f"{number:05}.png"
+            Image.fromarray(images[number]).save(path)
+
+
+def text(ag_news: Path, out: Path) -> None:
+    """AG News, with the train and test splits that it came with."""
+    rows = []
+    with gzip.open(ag_news / "train_part.csv.gz", "rt", encoding="utf-8", newline="") as file:
+        for row in csv.DictReader(file):
+            rows.append((row["text"], TOPICS[int(row["label"]) - 1], "train"))
+    with gzip.open(ag_news / "test_official.csv.gz", "rt", encoding="utf-8", newline="") as file:
+        for label, title, description in csv.reader(file):
+            rows.append((f"{title} {description}", TOPICS[int(label) - 1], "test"))
+    write_csv(out, ("text", "label", "split"), rows)
+
+
+def idx(path: Path, header: int) -> np.ndarray:
+    """Read a file of unsigned bytes in MNIST's format."""
+    return np.frombuffer(gzip.decompress(path.read_bytes()), np.uint8, offset=header)
+
+
+def write_csv(path: Path, header: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> None:
+    """Write a table."""
+    with path.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(header)
+        writer.writerows(rows)
+
+
+if __name__ == "__main__":
+    if len(sys.argv) != 3:
+        sys.exit("usage: python examples/real.py DATASETS OUT")
+    if Path(sys.argv[2]).exists():
+        sys.exit(f"{sys.argv[2]} exists already: remove it, or name another folder")
+    try:
+        main(Path(sys.argv[1]), Path(sys.argv[2]))
+    except FileNotFoundError as error:
+        sys.exit(f"{error.filename} is missing: DATASETS needs fsdd/, FashionMNIST/raw/, ag_news/")

@@ -1,0 +1,218 @@
+"""What every training stage shares: LightningCLI wiring, optimizer, schedule, logs and checkpoints.
+
+A stage hands its section of params.yaml to LightningCLI, so whatever Lightning's Trainer takes can stand
+there, and `python -m winnow.ssl.pretrain fit --help` is the same thing on the command line.
+"""
+
+import logging
+import math
+import sys
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import lightning
+import pandas as pd
+import torch
+from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+from timm.optim import param_groups_weight_decay
+from torch import nn
+
+from winnow.data import stage
+from winnow.data.datamodule import Samples
+
+
+@dataclass(frozen=True, kw_only=True)
+class Optimization:
+    """AdamW with a linear warm-up and a cosine to zero.
+
+    Attributes:
+        lr: peak learning rate.
+        warmup: fraction of the steps until the peak [0–1].
+        hold: fraction of the steps at the peak before the cosine begins [0–1]; pruning wants the
+            rate held while masks move (Prune Once for All, section 3.2).
+        weight_decay: on matrices only, not on biases and norms.
+        betas: decay of the two moments.
+    """
+
+    lr: float
+    warmup: float
+    hold: float
+    weight_decay: float
+    betas: tuple[float, float]
+
+    def factor(self, step: int, steps: int) -> float:
+        """Give the learning rate of a step, as a fraction of the peak."""
+        warmup, hold = self.warmup * steps, self.hold * steps
+        if step < warmup:
+            return (step + 1) / (warmup + 1)
+        if step < warmup + hold:
+            return 1.0
+        left = (step - warmup - hold) / max(steps - warmup - hold, 1)
+        return 0.5 * (1 + math.cos(math.pi * min(left, 1.0)))
+
+
+def optimizers(module: nn.Module, optimization: Optimization, steps: int) -> dict[str, Any]:
+    """Make the optimizer and the schedule of a run, in the form Lightning asks for."""
+    groups = param_groups_weight_decay(module, optimization.weight_decay)
+    optimizer = torch.optim.AdamW(groups, lr=optimization.lr, betas=optimization.betas)
+    schedule = torch.optim.lr_scheduler.LambdaLR(
+        optimizer, lambda step: optimization.factor(step, steps)
+    )
+    return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+
+class History(Callback):
+    """Keeps what was logged, in memory, for a table of a run without clock times."""
+
+    def __init__(self) -> None:
+        self.rows: dict[int, dict[str, float]] = {}
+
+    def on_train_batch_end(
+        self, trainer: lightning.Trainer, module: Any, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        step = trainer.global_step
+        if step % trainer.log_every_n_steps == 0 or step == trainer.max_steps:
+            self._keep(trainer)
+
+    def on_validation_end(self, trainer: lightning.Trainer, module: Any) -> None:
+        if not trainer.sanity_checking:
+            self._keep(trainer)
+
+    def _keep(self, trainer: lightning.Trainer) -> None:
+        row = self.rows.setdefault(trainer.global_step, {})
+        row.update({name: float(value) for name, value in trainer.callback_metrics.items()})
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"rows": self.rows}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.rows = state_dict["rows"]
+
+    def write(self, path: Path) -> None:
+        """Write one row per logged step, as CSV for `dvc plots`."""
+        table = pd.DataFrame.from_dict(self.rows, orient="index").sort_index()
+        table.rename_axis("step").to_csv(path, float_format="%.6g")
+
+
+class _Cli(LightningCLI):
+    """LightningCLI, whose data module makes the modality and hands it to the method."""
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        parser.link_arguments(
+            "data", "model.modality", lambda data: data.modality, apply_on="instantiate"
+        )
+        parser.link_arguments("data.seed", "model.seed")
+        if "classes" in self._method_parameters:
+            parser.link_arguments("data.classes", "model.classes", apply_on="instantiate")
+
+    def __init__(self, method: type[lightning.LightningModule], **keywords: Any) -> None:
+        self._method_parameters = set(_parameters(method))
+        super().__init__(method, Samples, **keywords)
+
+
+def _parameters(method: type) -> list[str]:
+    return list(method.__init__.__annotations__)
+
+
+def _companions(logs: Path) -> dict[str, Any]:
+    """Describe what every run has beside its section: logs, checkpoints, a progress bar.
+
+    As class paths and not as objects, so that the saved config says all and can be run again.
+    """
+
+    def component(class_path: str, /, **init_args: Any) -> dict[str, Any]:
+        return {"class_path": class_path, "init_args": init_args}
+
+    loggers = "lightning.pytorch.loggers."
+    callbacks = "lightning.pytorch.callbacks."
+    return {
+        "max_epochs": 1,  # the batches of a run are endless: its end is max_steps
+        "enable_model_summary": False,
+        "logger": [
+            component(loggers + "CSVLogger", save_dir=str(logs), name="", version=""),
+            component(loggers + "TensorBoardLogger", save_dir=str(logs), name="", version=""),
+        ],
+        "callbacks": [
+            component(callbacks + "RichProgressBar", leave=True),
+            component(
+                callbacks + "ModelCheckpoint",
+                dirpath=str(logs / "checkpoints"),
+                save_last=True,
+                enable_version_counter=False,
+            ),
+        ],
+        "plugins": [component("winnow.ssl.checkpoint.PlainCheckpoint")],
+    }
+
+
+Method = TypeVar("Method", bound=lightning.LightningModule)
+
+
+def fit(
+    method: type[Method],
+    *,
+    model: dict[str, Any],
+    data: dict[str, Any],
+    trainer: dict[str, Any],
+    threads: int,
+    logs: Path,
+    callbacks: tuple[Callback, ...] = (),
+) -> tuple[Method, History]:
+    """Train a method through LightningCLI and give it back, in evaluation mode, with its history.
+
+    Args:
+        method: the LightningModule; its arguments are checked against `model`.
+        model: its section, less `modality`, `seed` and `classes`, which the data module gives.
+        data: arguments of `Samples`.
+        trainer: arguments of Lightning's `Trainer`.
+        threads: of torch. The order of floating-point sums depends on it, so results do too.
+        logs: folder for logs and checkpoints; what an earlier run left there is not read.
+        callbacks: what a stage adds.
+    """
+    torch.set_num_threads(threads)
+    _settle()
+    run_of = _companions(logs)
+    run_of |= trainer | {"callbacks": run_of["callbacks"] + trainer.get("callbacks", [])}
+    cli = _Cli(
+        method,
+        args={"model": model, "data": data, "trainer": run_of, "seed_everything": data["seed"]},
+        save_config_callback=None,
+        run=False,
+    )
+    logs.mkdir(parents=True, exist_ok=True)
+    saved = cli.parser.dump(cli.config, skip_none=False)
+    (logs / "config.yaml").write_text(saved, encoding="utf-8")
+    history = History()
+    # In front of the checkpoints, which are to hold what these callbacks did to the step.
+    cli.trainer.callbacks[:0] = [*callbacks, history]  # type: ignore[attr-defined]
+    cli.trainer.fit(cli.model, datamodule=cli.datamodule)
+    return cli.model.eval(), history
+
+
+def _settle() -> None:
+    """Make runs repeatable and their terminal readable."""
+    torch.use_deterministic_algorithms(True)
+    # Advertising for a service, at every start.
+    logging.getLogger("lightning.pytorch.utilities.rank_zero").setLevel(logging.WARNING)
+    # Lightning's own use of torch, which its user can do nothing about.
+    warnings.filterwarnings("ignore", ".*LeafSpec.*", module="lightning")
+    warnings.filterwarnings("ignore", ".*exists and is not empty", module="lightning")
+    # Batches are cut from tensors in memory; workers would only copy them.
+    warnings.filterwarnings("ignore", ".*does not have many workers", module="lightning")
+
+
+def run(main: Callable[..., None], method: type[lightning.LightningModule]) -> None:
+    """Start a training stage: as LightningCLI if the first word is one of its, else as a stage."""
+    if sys.argv[1:2] and sys.argv[1] in {"fit", "validate", "-h", "--help", "--print_config"}:
+        _settle()
+        _Cli(
+            method,
+            trainer_defaults=_companions(Path("logs") / method.__name__.lower()),
+            save_config_kwargs={"overwrite": True},
+        )
+    else:
+        stage.run(main)

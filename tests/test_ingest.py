@@ -1,0 +1,357 @@
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from conftest import SAMPLES_PER_CLASS, Kind
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from winnow.data import ingest, store
+from winnow.data.ingest import Splits, assign_splits, plant_noise
+from winnow.data.modality import Modality
+from winnow.data.sources import Record, Source
+from winnow.data.stage import BadInput
+from winnow.data.text import Text
+
+TEXT = Text(length=8, vocabulary=64)
+
+
+class Listed(Source):
+    """Records from a list."""
+
+    def __init__(self, records: list[Record]) -> None:
+        self._records = records
+
+    def records(self, raw: Path, suffixes: frozenset[str]) -> Iterator[Record]:
+        yield from self._records
+
+
+def texts(count: int, **columns: Any) -> list[Record]:
+    fixed = {"reason": None, "label": None, "split": None, "group": None, **columns}
+    return [Record(f"t#{i}", f"text number {i}".encode(), **fixed) for i in range(count)]
+
+
+def run(records: list[Record], out: Path, modality: Modality = TEXT, **changes: Any) -> Path:
+    keywords: dict[str, Any] = {
+        "splits": Splits(validation=0.2, test=0.2),
+        "min_class_size": 1,
+        "max_rejects": 0.9,
+        "label_noise": 0.0,
+        "seed": 0,
+        **changes,
+    }
+    ingest.main(modality, Path("somewhere"), out, source=Listed(records), **keywords)
+    return out
+
+
+def manifest(out: Path) -> pd.DataFrame:
+    return store.read_table(out / "manifest.parquet")
+
+
+def rejects(out: Path) -> dict[str, str]:
+    table = store.read_table(out / "rejects.parquet")
+    return dict(zip(table["source"], table["reason"], strict=True))
+
+
+def samples(
+    labels: list[Any], groups: list[Any] | None = None, splits: list[Any] | None = None
+) -> pd.DataFrame:
+    none = [None] * len(labels)
+    columns = {"id": [f"id{i}" for i in range(len(labels))], "label": labels}
+    columns |= {"split": splits or none, "group": groups or none}
+    return pd.DataFrame(columns, dtype=object)
+
+
+def spread(table: pd.DataFrame, splits: Splits, seed: int = 0) -> pd.Series:
+    return assign_splits(table, splits, np.random.default_rng(seed))
+
+
+# What every modality owes ingest.
+
+
+def test_all_samples_are_stored_and_described(ingested: Path, modality: Modality):
+    table = manifest(ingested)
+    assert list(table.columns[:5]) == ["id", "label", "split", "group", "source"]
+    assert len(table) == 3 * SAMPLES_PER_CLASS and table["id"].is_unique
+    assert set(table["split"]) == set(store.SPLITS)
+    assert np.isfinite(table.iloc[:, 5:].to_numpy(dtype=float)).all()
+    stored = list(store.payloads(ingested))
+    assert [id_ for id_, _ in stored] == table["id"].tolist()
+    assert store.read_vectors(ingested / "descriptors", table["id"].tolist()).shape[0] == len(table)
+    shapes = {(x.shape, x.dtype) for x in (modality.load(payload) for _, payload in stored)}
+    assert len(shapes) == 1
+
+
+def test_frontends_give_a_token_for_each_place_on_the_grid(ingested: Path, modality: Modality):
+    x = torch.stack([modality.load(payload) for _, payload in store.payloads(ingested)])
+    tokens = modality.frontend(dim=8)(x)
+    count = int(np.prod(modality.grid))
+    assert tokens.x.shape == (len(x), count, 8)
+    assert tokens.valid.shape == (len(x), count) and tokens.valid.dtype == torch.bool
+    assert tokens.valid[:, 0].all()
+
+
+def test_transforms_keep_the_shape_and_depend_on_the_generator_alone(
+    ingested: Path, modality: Modality
+):
+    for _, payload in list(store.payloads(ingested))[::9]:
+        x = modality.load(payload)
+        before = x.clone()
+        variants = [modality.transform(x, torch.Generator().manual_seed(s)) for s in (1, 1, 2, 3)]
+        assert torch.equal(x, before)
+        assert all(v.shape == x.shape and v.dtype == x.dtype for v in variants)
+        assert torch.equal(variants[0], variants[1])
+        assert not torch.equal(variants[1], variants[2]) or not torch.equal(x, variants[3])
+
+
+def test_frontends_export_to_onnx_with_any_batch(
+    ingested: Path, modality: Modality, tmp_path: Path
+):
+    import onnxruntime
+
+    x = torch.stack([modality.load(payload) for _, payload in store.payloads(ingested)][:5])
+    front = modality.frontend(dim=8).eval()
+    program = torch.onnx.export(
+        front, (x[:2],), dynamo=True, dynamic_shapes=({0: torch.export.Dim("batch")},)
+    )
+    program.save(tmp_path / "front.onnx")
+    session = onnxruntime.InferenceSession(tmp_path / "front.onnx")
+    tokens, valid = session.run(None, {session.get_inputs()[0].name: x.numpy()})
+    expected = front(x)
+    assert np.allclose(tokens, expected.x.detach().numpy(), atol=1e-5)
+    assert np.array_equal(valid, expected.valid.numpy())
+
+
+def test_previews_are_self_contained(ingested: Path, modality: Modality):
+    shown = modality.preview(next(iter(store.payloads(ingested)))[1])
+    assert shown.startswith("<") and shown.endswith(">")
+    assert "http" not in shown.replace("http://www.w3.org/2000/svg", "")
+
+
+def test_the_same_source_is_ingested_to_the_same_bytes(
+    kind: Kind, modality: Modality, raw: Path, ingested: Path, tmp_path: Path
+):
+    ingest.main(
+        modality,
+        raw,
+        tmp_path / "again",
+        source=kind.source,
+        splits=Splits(validation=0.2, test=0.2),
+        min_class_size=2,
+        max_rejects=0.0,
+        label_noise=0.0,
+        seed=0,
+    )
+    names = sorted(p.relative_to(ingested) for p in ingested.rglob("*") if p.is_file())
+    assert len(names) == 6
+    for name in names:
+        assert (ingested / name).read_bytes() == (tmp_path / "again" / name).read_bytes()
+
+
+# Inputs = manifest + rejects.
+
+
+def test_every_input_is_in_the_manifest_or_in_the_rejects(tmp_path: Path):
+    good = texts(5, label="a")
+    bad = [
+        Record("empty", b" ", None, "a", None, None),
+        Record("gone", None, "file 'gone' is missing", "a", None, None),
+        Record("latin", b"K\xe4se", None, "a", None, None),
+        good[2],
+    ]
+    out = run(good[:3] + bad + good[3:], tmp_path)
+    found = rejects(out)
+    assert len(manifest(out)) == 5 and len(found) == 4
+    assert found["gone"] == "file 'gone' is missing" and found["empty"] == "the text is empty"
+    assert found["t#2"] == "same content and source as an earlier record"
+    metrics = json.loads((out / "metrics.json").read_text())
+    assert metrics["samples"] == 5 and metrics["rejects"] == 4
+    assert metrics["reject_share"] == pytest.approx(4 / 9)
+
+
+def test_ids_do_not_depend_on_neighbours_or_settings(tmp_path: Path):
+    records = texts(6, label="a")
+    few = run(records[3:], tmp_path / "few", seed=1)
+    all_ = run(records, tmp_path / "all", label_noise=0.0, seed=2)
+    assert set(manifest(few)["id"]) < set(manifest(all_)["id"])
+
+
+def test_the_same_content_from_two_sources_is_two_samples(tmp_path: Path):
+    records = [Record(name, b"one text", None, "a", None, None) for name in "abcde"]
+    assert len(manifest(run(records, tmp_path))) == 5
+
+
+def test_a_class_that_is_too_small_is_rejected_and_not_stored(tmp_path: Path):
+    records = texts(9, label="big") + texts(12, label=None)[9:]
+    records += [Record("lonely", b"all alone", None, "single", None, None)]
+    out = run(records, tmp_path, min_class_size=2)
+    assert rejects(out) == {
+        "lonely": "class 'single' has 1 of the 2 samples that a class needs",
+    }
+    assert [id_ for id_, _ in store.payloads(out)] == manifest(out)["id"].tolist()
+    assert len(manifest(out)) == 12 and not (out / "everything").exists()
+
+
+def test_too_many_rejects_are_refused_with_the_commonest_reasons(tmp_path: Path):
+    records = texts(6) + [Record(f"e{i}", b"", None, None, None, None) for i in range(3)]
+    records += [Record("gone", None, "file 'gone' is missing", None, None, None)]
+    with pytest.raises(BadInput) as refusal:
+        run(records, tmp_path / "a", max_rejects=0.3)
+    message = str(refusal.value)
+    assert "4 of 10 records of somewhere" in message and "max_rejects 0.3" in message
+    assert "3×: the text is empty (first: e0)" in message and "1×: file 'gone'" in message
+    run(records, tmp_path / "b", max_rejects=0.4)
+
+
+def test_reasons_that_differ_in_names_and_numbers_are_one(tmp_path: Path):
+    records = [Record(f"{i}", None, f"file '{i}.png' is missing", None, None, None) for i in "abc"]
+    with pytest.raises(BadInput, match=r"3×: file 'a.png' is missing \(first: a\)"):
+        run(records, tmp_path)
+
+
+def test_an_empty_source_is_refused(tmp_path: Path):
+    with pytest.raises(BadInput, match="somewhere holds nothing"):
+        run([], tmp_path)
+
+
+def test_samples_without_any_label_are_all_for_training(tmp_path: Path):
+    out = run(texts(5), tmp_path, label_noise=0.5)
+    assert set(manifest(out)["split"]) == {"train"}
+    metrics = json.loads((out / "metrics.json").read_text())
+    assert (metrics["labelled"], metrics["classes"], metrics["planted"]) == (0, 0, 0)
+
+
+# Splits.
+
+
+@settings(deadline=None)
+@given(
+    sizes=st.lists(st.integers(10, 60), min_size=1, max_size=5),
+    seed=st.integers(0, 9),
+    validation=st.sampled_from([0.1, 0.2]),
+    test=st.sampled_from([0.1, 0.3]),
+)
+def test_classes_are_spread_in_proportion(
+    sizes: list[int], seed: int, validation: float, test: float
+):
+    labels = [f"c{i}" for i, size in enumerate(sizes) for _ in range(size)]
+    chosen = spread(samples(labels), Splits(validation, test), seed)
+    table = pd.crosstab(labels, chosen.to_numpy())
+    for i, size in enumerate(sizes):
+        assert abs(table.loc[f"c{i}", "validation"] - validation * size) <= 1
+        assert abs(table.loc[f"c{i}", "test"] - test * size) <= 1
+
+
+@given(st.data())
+def test_no_group_is_in_two_splits(data: st.DataObject):
+    count = data.draw(st.integers(3, 60))
+    labels = data.draw(st.lists(st.sampled_from(["a", "b", None]), min_size=count, max_size=count))
+    names = st.sampled_from([*"uvwxyz", None])
+    groups = data.draw(st.lists(names, min_size=count, max_size=count))
+    table = samples(labels, groups)
+    try:
+        table["split"] = spread(table, Splits(0.2, 0.2), data.draw(st.integers(0, 3)))
+    except BadInput as refusal:
+        assert "would be empty" in str(refusal)
+        return
+    assert table["split"].isin(store.SPLITS).all()
+    assert (table.groupby("group")["split"].nunique() == 1).all()
+    alone = table["label"].isna() & table["group"].isna()
+    assert (table["split"][alone] == "train").all()
+
+
+def test_six_speakers_leave_one_to_validation_and_one_to_test():
+    table = samples(list("abc") * 60, [f"s{i // 30}" for i in range(180)])
+    for seed in range(5):
+        counts = spread(table, Splits(0.1, 0.1), seed).value_counts()
+        assert counts.to_dict() == {"train": 120, "validation": 30, "test": 30}
+
+
+def test_splits_follow_the_seed():
+    table = samples(["a", "b"] * 50)
+    first, again, other = (spread(table, Splits(0.2, 0.2), seed) for seed in (1, 1, 2))
+    assert first.equals(again) and not first.equals(other)
+
+
+def test_given_splits_are_kept():
+    given_ = ["train"] * 8 + ["validation", "test"]
+    table = samples(["a", "b"] * 5, splits=given_)
+    assert spread(table, Splits(0.3, 0.3)).tolist() == given_
+
+
+def test_validation_is_carved_out_of_train_where_only_test_is_given():
+    table = samples(["a", "b"] * 50, splits=["train"] * 80 + ["test"] * 20)
+    chosen = spread(table, Splits(0.25, 0.25))
+    assert (chosen[80:] == "test").all()
+    assert chosen[:80].value_counts().to_dict() == {"train": 60, "validation": 20}
+
+
+def test_what_has_no_split_joins_its_group():
+    table = samples(
+        ["a"] * 10, groups=["g"] * 3 + [None] * 7, splits=["test", None, None] + [None] * 7
+    )
+    assert spread(table, Splits(0.2, 0.2)).tolist()[:3] == ["test"] * 3
+
+
+def test_a_split_that_would_be_empty_is_refused():
+    with pytest.raises(BadInput, match=r"'validation' would be empty.*0.01.*in 1 groups"):
+        spread(samples(["a"] * 9, ["only"] * 9), Splits(0.01, 0.01))
+
+
+@pytest.mark.parametrize("shares", [(-0.1, 0.1), (0.5, 0.5)])
+def test_impossible_shares_are_refused(shares: tuple[float, float]):
+    with pytest.raises(ValueError, match="shares must be"):
+        Splits(*shares)
+
+
+# Planted labels.
+
+
+@settings(deadline=None)
+@given(
+    rate=st.floats(0, 1),
+    classes=st.integers(2, 5),
+    seed=st.integers(0, 5),
+    unlabelled=st.integers(0, 5),
+)
+def test_noise_is_exact_wrong_and_never_in_test(
+    rate: float, classes: int, seed: int, unlabelled: int
+):
+    labels = [f"c{i % classes}" for i in range(90)] + [None] * unlabelled
+    splits = [store.SPLITS[i // 30] for i in range(90)] + ["train"] * unlabelled
+    table = samples(labels, splits=splits)
+    noisy = plant_noise(table, rate, np.random.default_rng(seed))
+    wrong = (noisy != table["label"]) & table["label"].notna()
+    for split, expected in (("train", round(rate * 30)), ("validation", round(rate * 30))):
+        assert wrong[table["split"] == split].sum() == expected
+    assert not wrong[table["split"] == "test"].any()
+    assert noisy.isna().sum() == unlabelled and set(noisy.dropna()) <= set(table["label"].dropna())
+
+
+def test_wrong_labels_are_uniform_over_the_other_classes():
+    table = samples(list("abcd") * 1000, splits=["train"] * 4000)
+    noisy = plant_noise(table, 1.0, np.random.default_rng(0))
+    counts = pd.crosstab(table["label"], noisy).to_numpy()
+    assert (np.diag(counts) == 0).all()
+    assert np.abs(counts[~np.eye(4, dtype=bool)] - 1000 / 3).max() < 80
+
+
+def test_true_labels_are_kept_aside(tmp_path: Path):
+    records = [r._replace(label="ab"[i % 2]) for i, r in enumerate(texts(50))]
+    out = run(records, tmp_path, label_noise=0.2)
+    truth = store.read_table(out / "truth.parquet")
+    table = manifest(out)
+    assert truth["id"].tolist() == table["id"].tolist()
+    assert truth["label"].tolist() == [r.label for r in records]
+    planted = (truth["label"] != table["label"]).sum()
+    assert planted == json.loads((out / "metrics.json").read_text())["planted"] == 8
+
+
+def test_noise_needs_a_second_class():
+    with pytest.raises(BadInput, match="second class beside 'a'"):
+        plant_noise(samples(["a"] * 5, splits=["train"] * 5), 0.1, np.random.default_rng(0))

@@ -1,0 +1,184 @@
+import io
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+from conftest import tone, wav
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from winnow.data.modality import Reject
+from winnow.data.speech import Speech
+
+SPEECH = Speech(sample_rate_hz=8000, seconds=0.5, mels=16, frames_per_token=5)
+SOUND = tone(300, 0.3)
+
+
+def encode(samples: np.ndarray, format: str, subtype: str | None = None, rate: int = 8000) -> bytes:
+    file = io.BytesIO()
+    soundfile.write(file, samples, rate, format=format, subtype=subtype)
+    return file.getvalue()
+
+
+def loaded(samples: np.ndarray, rate: int = 8000) -> torch.Tensor:
+    return SPEECH.load(SPEECH.decode(wav(samples, rate)).payload)
+
+
+@pytest.mark.parametrize("format", ["WAV", "FLAC", "OGG", "MP3"])
+@pytest.mark.parametrize("rate", [8000, 16000, 44100])
+def test_formats_and_rates_end_as_one_flac(format: str, rate: int):
+    decoded = SPEECH.decode(encode(tone(300, 0.3, rate), format, rate=rate))
+    samples, kept_rate = soundfile.read(io.BytesIO(decoded.payload))
+    assert soundfile.info(io.BytesIO(decoded.payload)).format == "FLAC"
+    assert kept_rate == 8000 and samples.ndim == 1
+    assert decoded.measures["native_rate_hz"] == rate
+    # MP3 codes whole frames and adds the rest of the last one.
+    assert decoded.measures["seconds"] == pytest.approx(0.3, abs=0.15 if format == "MP3" else 1e-3)
+
+
+def test_sixteen_bits_come_back_as_they_were():
+    payload = SPEECH.decode(wav(SOUND)).payload
+    before, _ = soundfile.read(io.BytesIO(wav(SOUND)), dtype="int16")
+    after, _ = soundfile.read(io.BytesIO(payload), dtype="int16")
+    assert np.abs(before.astype(int) - after).max() <= 1
+
+
+def test_stereo_is_mixed_and_too_loud_is_turned_down():
+    stereo = np.stack([30 * SOUND, 10 * SOUND], axis=1)
+    samples, _ = soundfile.read(io.BytesIO(SPEECH.decode(wav(stereo, subtype="FLOAT")).payload))
+    assert np.abs(samples).max() <= 1
+    assert np.corrcoef(samples, SOUND)[0, 1] > 0.999
+
+
+@pytest.mark.parametrize("format", ["WAV", "FLAC"])
+@pytest.mark.parametrize("share", [0.1, 0.5, 0.9])
+def test_a_truncated_recording_is_rejected(format: str, share: float):
+    whole = encode(SOUND, format)
+    with pytest.raises(Reject):
+        SPEECH.decode(whole[: int(len(whole) * share)])
+
+
+def test_a_wav_that_was_written_to_a_pipe_is_not_truncated():
+    raw = bytearray(wav(SOUND))
+    at = raw.index(b"data") + 4
+    raw[at : at + 4] = b"\xff\xff\xff\xff"
+    assert SPEECH.decode(bytes(raw)).measures["seconds"] == pytest.approx(0.3)
+
+
+@pytest.mark.parametrize(
+    ("raw", "reason"),
+    [
+        (b"", "0 bytes"),
+        (b"RIFF\x00\x00\x00\x00WAVE", "no data chunk"),
+        (b"certainly not a recording", "libsndfile"),
+        (wav(np.zeros(0)), "no sample"),
+        (wav(SOUND[:50]), "less than one window"),
+        (wav(np.zeros(4000)), "silence"),
+        (wav(np.full(4000, 0.3)), "silence"),
+        (wav(np.where(np.arange(4000) == 9, np.nan, 0.1), subtype="FLOAT"), "NaN"),
+        (wav(np.where(np.arange(4000) == 9, np.inf, 0.1), subtype="FLOAT"), "infinite"),
+        (wav(np.zeros(61 * 8000)), "61 s are longer"),
+    ],
+    ids=[
+        "zero",
+        "header",
+        "text",
+        "empty",
+        "short",
+        "silent",
+        "constant",
+        "nan",
+        "infinite",
+        "long",
+    ],
+)
+def test_what_cannot_be_learnt_from_is_rejected_with_a_reason(raw: bytes, reason: str):
+    with pytest.raises(Reject, match=reason):
+        SPEECH.decode(raw)
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.data())
+def test_broken_bytes_are_rejected_never_a_crash(data: st.DataObject):
+    raw = bytearray(encode(SOUND, data.draw(st.sampled_from(["WAV", "FLAC", "OGG", "MP3"]))))
+    for _ in range(data.draw(st.integers(1, 8))):
+        raw[data.draw(st.integers(0, min(200, len(raw) - 1)))] = data.draw(st.integers(0, 255))
+    try:
+        SPEECH.decode(bytes(raw))
+    except Reject as reject:
+        assert str(reject)
+
+
+@settings(max_examples=40, deadline=None)
+@given(seconds=st.floats(0.03, 1.0), gain=st.floats(0.001, 1.0))
+def test_real_frames_come_first_and_padding_is_exactly_zero(seconds: float, gain: float):
+    x = loaded(gain * tone(300, seconds))
+    real = (x != 0).any(dim=1)
+    count = min(SPEECH.frames, 1 + round(seconds * 8000) // 80)
+    assert real.tolist() == [True] * count + [False] * (SPEECH.frames - count)
+    # A token is valid as soon as it holds one real frame.
+    valid = SPEECH.frontend(4)(x[None]).valid[0]
+    assert valid.sum() == -(-count // SPEECH.frames_per_token)
+
+
+def test_level_and_offset_do_not_reach_the_model():
+    quiet = loaded(0.1 * SOUND + 0.2)
+    assert torch.allclose(loaded(SOUND), quiet, atol=0.15)
+
+
+def test_a_long_recording_gives_its_middle():
+    long = np.concatenate([np.zeros(4000), tone(300, 0.5), np.zeros(4000)])
+    assert (loaded(long).mean(dim=1) > -1).all()
+
+
+def test_transform_keeps_padding_zero_and_frames_real():
+    x = loaded(SOUND)
+    generator = torch.Generator().manual_seed(0)
+    for _ in range(50):
+        variant = SPEECH.transform(x, generator)
+        real = (variant != 0).any(dim=1)
+        count = int(real.sum())
+        assert variant.shape == x.shape and not torch.equal(variant, x)
+        assert 0.9 * 31 - 1 <= count <= 31 and real[:count].all()
+
+
+def test_frames_are_stacked_in_order():
+    x = torch.zeros(1, SPEECH.frames, SPEECH.mels)
+    x[0, 12] = 1  # of the third token
+    tokens = SPEECH.frontend(4)(x)
+    assert tokens.valid[0].nonzero().ravel().tolist() == [0, 2]
+
+
+def test_measures_of_planted_sounds():
+    def measures(samples: np.ndarray) -> dict[str, float]:
+        return SPEECH.decode(wav(samples, subtype="FLOAT")).measures
+
+    time = np.arange(8000) / 8000
+    sine = 0.5 * np.sin(2 * np.pi * 440 * time)
+    plain = measures(sine)
+    assert plain["peak_dbfs"] == pytest.approx(-6.02, abs=0.01)
+    assert plain["rms_dbfs"] == pytest.approx(-9.03, abs=0.01)
+    assert plain["dc_offset"] < 1e-3
+    assert measures(sine + 0.25)["dc_offset"] == pytest.approx(0.25 / np.sqrt(0.125 + 0.0625), 1e-3)
+    # Clipping shows even where the level was lowered afterwards.
+    assert measures(0.3 * np.clip(2 * SOUND, -0.3, 0.3))["clipped"] > 0.1
+    assert measures(SOUND)["clipped"] < 0.001
+    half = np.concatenate([sine, np.zeros(8000)])
+    assert measures(half)["silence"] == pytest.approx(0.5, abs=0.02)
+    noise = np.random.default_rng(0).normal(0, 1, 16000)
+    ranked = [measures(half + level * noise)["snr_db"] for level in (0.0, 0.001, 0.01, 0.1)]
+    assert ranked == sorted(ranked, reverse=True)
+
+
+def test_a_preview_plays_short_recordings_only():
+    short = SPEECH.preview(SPEECH.decode(wav(SOUND)).payload)
+    noise = np.random.default_rng(0).uniform(-1, 1, 20 * 8000)
+    long = SPEECH.preview(SPEECH.decode(wav(noise)).payload)
+    assert "<svg" in short and "data:audio/flac;base64," in short
+    assert "<svg" in long and "<audio" not in long
+
+
+def test_a_window_without_a_token_is_refused():
+    with pytest.raises(ValueError, match="no token"):
+        Speech(sample_rate_hz=8000, seconds=0.01, mels=16, frames_per_token=5)

@@ -1,0 +1,64 @@
+"""A classifier that trains in a moment: 8×8 pixels, four tokens, the bright corner is the class."""
+
+from typing import Any
+
+import lightning
+import torch
+from torch.utils.data import DataLoader
+
+from winnow.compress.teaching import Distillation, Taught
+from winnow.data.datamodule import Batch
+from winnow.data.vision import Vision
+from winnow.ssl.checkpoint import PlainCheckpoint
+from winnow.ssl.model import Classifier, Encoder, Shape
+from winnow.ssl.train import Optimization
+
+CLASSES = ["left", "right", "top"]
+SHAPE = Shape(dim=16, layers=2, heads=2, mlp_ratio=2.0, dropout=0.0)
+OPTIMIZATION = Optimization(lr=5e-3, warmup=0.1, hold=0.5, weight_decay=0.1, betas=(0.9, 0.99))
+DISTILLATION = Distillation(weight=0.5, temperature=2.0, label_smoothing=0.0)
+
+
+def classifier(seed: int = 0, shape: Shape = SHAPE) -> Classifier:
+    torch.manual_seed(seed)
+    modality = Vision(size=8, patch=4, channels=1)
+    return Classifier(Encoder(modality, shape), CLASSES).eval()
+
+
+def samples(number: int, seed: int = 0) -> Batch:
+    generator = torch.Generator().manual_seed(seed)
+    label = torch.randint(0, len(CLASSES), (number,), generator=generator)
+    x = torch.rand(number, 1, 8, 8, generator=generator)
+    for i, corner in enumerate(label.tolist()):
+        x[i, 0, 4 * (corner // 2) :, 4 * (corner % 2) :][:4, :4] += 1
+    return Batch(x, label)
+
+
+def taught(student: Classifier, teacher: Classifier, **changed: Any) -> Taught:
+    settings: dict[str, Any] = {"distillation": DISTILLATION, "optimization": OPTIMIZATION}
+    modality = teacher.encoder.modality
+    return Taught(student, teacher, modality, CLASSES, **{**settings, **changed}, seed=0)
+
+
+def trainer(steps: int, *callbacks: lightning.Callback) -> lightning.Trainer:
+    return lightning.Trainer(
+        max_steps=steps,
+        accelerator="cpu",
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        callbacks=list(callbacks),
+        plugins=[PlainCheckpoint()],
+    )
+
+
+def fit(method: Taught, steps: int, *callbacks: lightning.Callback) -> lightning.Trainer:
+    running = trainer(steps, *callbacks)
+    running.fit(method, batches(steps))
+    return running
+
+
+def batches(steps: int) -> DataLoader[Batch]:
+    drawn = [samples(32, seed=step) for step in range(steps)]
+    return DataLoader(drawn, batch_size=None)  # type: ignore[arg-type]
