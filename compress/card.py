@@ -68,7 +68,9 @@ def gather(root: Path, rounds: Sequence[int], modality: str) -> dict[str, Any]:
     }
 
 
-def _model(name: str, metrics: Mapping[str, Any], latency: Mapping[str, float]) -> dict[str, Any]:
+def _model(
+    name: str, metrics: Mapping[str, Any], latency: Mapping[str, int | float]
+) -> dict[str, Any]:
     against = claims.measured(metrics, f"{name}_minus_teacher_points")
     sizes = {key: metrics[f"{name}_{key}"] for key in ("size_bytes", "zstd_bytes")}
     return {
@@ -82,7 +84,7 @@ def _model(name: str, metrics: Mapping[str, Any], latency: Mapping[str, float]) 
     }
 
 
-def _took(latency: Mapping[str, float], batch: str) -> dict[str, float] | None:
+def _took(latency: Mapping[str, int | float], batch: str) -> dict[str, int | float] | None:
     keys = ("p10", "median", "p90")
     took = {key: latency.get(f"{batch}_{key}_ms") for key in keys}
     return None if None in took.values() else took  # type: ignore[return-value]

@@ -85,7 +85,7 @@ def main(
     Args:
         modality: what the samples are.
         ingest: samples.
-        labels: decisions of the last round.
+        labels: folder of the last round's decisions.
         teacher: folder of a classifier.
         out: receives `model.safetensors`, `config.json`, `history.csv`, `metrics.json`.
         model: arguments of `Distilled`.

@@ -40,7 +40,9 @@ def to_onnx(model: Classifier, x: Tensor, path: Path) -> None:
     # Freshly imported translators warn about torch's own deprecations; none is ours to mend.
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        logging.getLogger("torch.onnx").setLevel(logging.ERROR)
+        # The exporter's optimizer tells of every node that it folds.
+        for chatty in ("torch.onnx", "onnxscript", "onnx_ir"):
+            logging.getLogger(chatty).setLevel(logging.ERROR)
         program = torch.onnx.export(
             model.eval(),
             (x[:2],),

@@ -72,7 +72,7 @@ def main(
     Args:
         modality: what the samples are.
         ingest: samples.
-        labels: decisions of the last round.
+        labels: folder of the last round's decisions.
         teacher: folder of the classifier that teaches.
         student: folder of the classifier that is pruned.
         out: receives `model.safetensors`, `config.json`, `history.csv`, `metrics.json`.

@@ -77,7 +77,7 @@ def main(
     Args:
         modality: what the samples are.
         ingest: samples.
-        labels: decisions of the last round.
+        labels: folder of the last round's decisions.
         teacher: folder of the classifier that teaches.
         sparse: folder of the classifier that is quantized; its zeros stay.
         out: receives `model.onnx` to ship, `quantized.safetensors` that it is made from,

@@ -112,13 +112,17 @@ class Taught(lightning.LightningModule):
         # Dropout draws from the global generator: tied to the step, a resumed run repeats it.
         torch.manual_seed(self.seed * 1_000_003 + self.global_step)
 
-    def training_step(self, batch: Batch, batch_idx: int) -> Float[Tensor, ""]:
+    def loss(self, batch: Batch) -> Float[Tensor, ""]:
+        """Give what a batch is to be taught: the teacher's classes, and the labels."""
         with torch.no_grad():
             wanted = self.teacher(batch.x)
         logits = self.student(batch.x)
         taught = distillation_loss(logits, wanted, self.distillation.temperature)
         told = label_loss(logits, batch.label, self.distillation.label_smoothing)
-        loss = self.distillation.weight * taught + (1 - self.distillation.weight) * told
+        return self.distillation.weight * taught + (1 - self.distillation.weight) * told
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Float[Tensor, ""]:
+        loss = self.loss(batch)
         self.log("loss", loss, prog_bar=True)
         return loss
 

@@ -7,6 +7,7 @@ from markupsafe import Markup
 
 from winnow.data import wording
 from winnow.data.chart import COLOURS, Scale, at, scale, ticks
+from winnow.data.wording import Number
 
 Formatter = Callable[[Any], str]
 _FULL = 1000  # width of a bar in its own units
@@ -84,7 +85,7 @@ def stacked(title: str, parts: Sequence[Mapping[str, Any]], *, text: Formatter) 
     ).format(_FULL, title, Markup("").join(body), Markup("").join(legend))
 
 
-def _bar(row: Mapping[str, Any], full: float, text: Formatter) -> Markup:
+def _bar(row: Mapping[str, Any], full: Number, text: Formatter) -> Markup:
     body = Markup('<rect class="track" width="{}" height="24"/>').format(_FULL)
     to_x = scale(0, full, 0, _FULL)
     if wording.known(row["value"]):

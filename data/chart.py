@@ -11,33 +11,35 @@ from typing import Any
 from markupsafe import Markup
 
 from winnow.data import wording
+from winnow.data.wording import Number
 
 _WIDTH, _HEIGHT = 420, 230
+_LOW = 120  # height of a histogram
 _LEFT, _RIGHT, _TOP, _BOTTOM = 50, 20, 12, 36
 COLOURS = 8  # that the page has names for: s1, s2, …
 
-Scale = Callable[[float], float]
+Scale = Callable[[Number], Number]
 
 
-def ticks(low: float, high: float, about: int = 4) -> list[float]:
+def ticks(low: Number, high: Number, about: int = 4) -> list[Number]:
     """Give round numbers whose first and last enclose low and high."""
-    if high <= low:
+    if high - low <= 1e-9 * max(abs(low), abs(high)):
         pad = abs(low) * 0.05 or 0.5
         low, high = low - pad, high + pad
     raw = (high - low) / about
     power = 10.0 ** math.floor(math.log10(raw))
     step = next(m * power for m in (1, 2, 2.5, 5, 10) if m * power >= raw * 0.999)
     first, last = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)
-    return [round(i * step, 12) for i in range(first, last + 1)]
+    return [float(f"{i * step:.12g}") for i in range(first, last + 1)]
 
 
-def scale(low: float, high: float, start: float, end: float) -> Scale:
+def scale(low: Number, high: Number, start: Number, end: Number) -> Scale:
     """Give the map from values to coordinates that takes low to start and high to end."""
     span = (high - low) or 1.0
     return lambda value: start + (value - low) / span * (end - start)
 
 
-def at(value: float) -> str:
+def at(value: Number) -> str:
     """Write a coordinate: short, and the same on every machine."""
     return f"{value:.1f}".removesuffix(".0")
 
@@ -80,24 +82,23 @@ def line(
 
 def histogram(
     title: str,
-    edges: Sequence[float],
+    edges: Sequence[Number],
     rest: Sequence[int],
     flagged: Sequence[int],
-    thresholds: Sequence[float],
+    thresholds: Sequence[Number],
 ) -> Markup:
     """Draw how often values occur, the flagged ones in a second colour, the thresholds as lines.
 
     Heights follow the square root of the counts, so that a handful of flagged samples is seen
     beside thousands of healthy ones.
     """
-    height = 120
     tallest = max([a + b for a, b in zip(rest, flagged, strict=True)], default=0) or 1
     to_x = scale(edges[0], edges[-1], 8, _WIDTH - 8)
     body: list[Markup] = []
     for left, right, healthy, bad in zip(edges, edges[1:], rest, flagged, strict=False):
         if not healthy + bad:
             continue
-        tall = max(math.sqrt((healthy + bad) / tallest) * (height - 34), 2)
+        tall = max(math.sqrt((healthy + bad) / tallest) * (_LOW - 34), 2)
         red = max(tall * bad / (healthy + bad), 2) if bad else 0.0
         for kind, bottom, size in (("rest", 0.0, tall - red), ("flagged", tall - red, red)):
             if size > 0:
@@ -105,31 +106,31 @@ def histogram(
                     Markup('<rect class="{}" x="{}" y="{}" width="{}" height="{}"/>').format(
                         kind,
                         at(to_x(left)),
-                        at(height - 22 - bottom - size),
+                        at(_LOW - 22 - bottom - size),
                         at(max(to_x(right) - to_x(left) - 1, 1)),
                         at(size),
                     )
                 )
-    body.append(Markup('<path class="axis" d="M8 {0}H{1}"/>').format(height - 22, _WIDTH - 8))
+    body.append(Markup('<path class="axis" d="M8 {0}H{1}"/>').format(_LOW - 22, _WIDTH - 8))
     for value in thresholds:
         body.append(
-            Markup('<path class="threshold" d="M{0} 4V{1}"/>').format(at(to_x(value)), height - 22)
+            Markup('<path class="threshold" d="M{0} 4V{1}"/>').format(at(to_x(value)), _LOW - 22)
         )
     for value in _inside(edges[0], edges[-1]):
-        body.append(_label(to_x(value), height - 6, wording.number(value), "middle"))
+        body.append(_label(to_x(value), _LOW - 6, wording.number(value), "middle"))
     told = f"{sum(flagged)} of {sum(rest) + sum(flagged)} values are flagged"
-    return _svg(title, told, body, height)
+    return _svg(title, told, body, _LOW)
 
 
 def _drawable(point: Mapping[str, Any]) -> bool:
     return wording.known(point.get("x")) and wording.known(point.get("y"))
 
 
-def _inside(low: float, high: float) -> list[float]:
+def _inside(low: Number, high: Number) -> list[Number]:
     return [value for value in ticks(low, high) if low <= value <= high] or [low]
 
 
-def _label(x: float, y: float, text: str, anchor: str) -> Markup:
+def _label(x: Number, y: Number, text: str, anchor: str) -> Markup:
     return Markup('<text x="{}" y="{}" text-anchor="{}">{}</text>').format(
         at(x), at(y), anchor, text
     )
@@ -142,8 +143,8 @@ def _svg(title: str, told: str, body: Sequence[Markup], height: int = _HEIGHT) -
 
 
 def _axes(
-    x_ticks: Sequence[float],
-    y_ticks: Sequence[float],
+    x_ticks: Sequence[Number],
+    y_ticks: Sequence[Number],
     to_x: Scale,
     to_y: Scale,
     x_label: str,
@@ -166,10 +167,12 @@ def _axes(
     return Markup("").join(parts)
 
 
-def _tick(value: float, all_ticks: Sequence[float], percent: bool) -> str:
+def _tick(value: Number, all_ticks: Sequence[Number], percent: bool) -> str:
+    step = all_ticks[1] - all_ticks[0]
     if not percent:
-        return wording.number(value)
-    step = (all_ticks[1] - all_ticks[0]) * 100
+        # As many digits as it takes to tell neighbours apart.
+        return wording.number(value, 3 + max(0, round(math.log10(abs(all_ticks[-1]) / step + 1))))
+    step *= 100
     return wording.percent(value, 0 if step >= 1 else 1)
 
 

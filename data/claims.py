@@ -5,11 +5,12 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from winnow.data import wording
+from winnow.data.wording import Number
 
 PASS, WARN, FAIL, SKIPPED, NOTE = "pass", "warn", "fail", "skipped", "note"
 
 
-def measured(metrics: Mapping[str, Any], name: str) -> dict[str, float] | None:
+def measured(metrics: Mapping[str, Any], name: str) -> dict[str, Number] | None:
     """Read a metric with its interval out of flat metrics; None if it was not measured."""
     found = {
         "value": metrics.get(name),
@@ -21,7 +22,7 @@ def measured(metrics: Mapping[str, Any], name: str) -> dict[str, float] | None:
     return {key: float(value) for key, value in found.items() if wording.known(value)}  # type: ignore[arg-type]
 
 
-def difference(before: Mapping[str, float], after: Mapping[str, float]) -> dict[str, float]:
+def difference(before: Mapping[str, Number], after: Mapping[str, Number]) -> dict[str, Number]:
     """Give after - before of two shares [0–1] with an interval made from theirs.
 
     It takes the two for independent. Measured on the same samples they are not, and the true
@@ -37,7 +38,7 @@ def difference(before: Mapping[str, float], after: Mapping[str, float]) -> dict[
 
 
 def gain(
-    before: Mapping[str, float] | None, after: Mapping[str, float] | None
+    before: Mapping[str, Number] | None, after: Mapping[str, Number] | None
 ) -> dict[str, Any] | None:
     """Judge a change: `gain`, `loss` or `no measurable gain`; None where it cannot be judged."""
     if not before or not after or len(before) < 3 or len(after) < 3:

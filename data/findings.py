@@ -17,6 +17,10 @@ from winnow.data.intervals import wilson
 _BINS = 36  # of a histogram
 _CONFUSIONS = 12  # pairs of classes shown
 _MEMBERS = 6  # of a duplicate set shown
+_LABEL_SCORES = (
+    *("flagged", "by_split", "planted", "scored", "hits"),
+    *("precision", "recall", "f1", "suggestion"),
+)
 _RULE = re.compile(r"(\w+) ([<>]) (\S+)")  # as the audit writes them, joined by " or "
 
 
@@ -40,7 +44,7 @@ def sample(row: Any) -> dict[str, Any]:
         "id": row.id,
         "label": row.given,
         "split": row.split,
-        "source": wording.without_folders(str(row.source)),
+        "source": wording.file_name(str(row.source)),
     }
 
 
@@ -78,8 +82,8 @@ def labels(table: pd.DataFrame) -> dict[str, Any]:
     Labels are planted wrong in train and validation alone, so scores are of those splits.
     """
     judged = table[table["given"].notna() & table["label_quality"].notna()]
-    found: dict[str, Any] = {"n": len(judged), "flagged": None, "planted": None}
-    found |= {"precision": None, "recall": None, "f1": None, "hits": None}
+    found: dict[str, Any] = dict.fromkeys(_LABEL_SCORES)
+    found["n"] = len(judged)
     if judged.empty:
         return found
     found["flagged"] = int(judged["is_label_issue"].sum())
@@ -161,7 +165,7 @@ def duplicates(table: pd.DataFrame, column: str, examples: int) -> dict[str, Any
     for number, row in order.iterrows():
         if left < 2:
             break
-        group = members[members[column] == number].sort_values("id").head(min(_MEMBERS, left))
+        group = _mixed(members[members[column] == number]).head(min(_MEMBERS, left))
         left -= len(group)
         shown.append(
             {
@@ -172,6 +176,13 @@ def duplicates(table: pd.DataFrame, column: str, examples: int) -> dict[str, Any
             }
         )
     return {"sets": len(sets), "samples": len(members), "shown": shown}
+
+
+def _mixed(group: pd.DataFrame) -> pd.DataFrame:
+    """Order a set so that its first members show what it disagrees about."""
+    group = group.sort_values("id")
+    turn = group.groupby(["given", "split"], dropna=False).cumcount()
+    return group.assign(turn=turn).sort_values(["turn", "id"])
 
 
 def checks(
@@ -229,8 +240,10 @@ def _measured(check: Mapping[str, Any], table: pd.DataFrame, examples: int) -> d
             "flagged": np.histogram(values[finite & flag], edges)[0].tolist(),
         },
         "examples": [
-            {**sample(row), "value": store.finite(getattr(row, measure))}
-            for row in worst.head(examples).itertuples()
+            {**sample(row), "value": store.finite(value)}
+            for row, value in zip(
+                worst.head(examples).itertuples(), worst[measure].head(examples), strict=True
+            )
         ],
     }
 
@@ -283,7 +296,7 @@ def rejects(table: pd.DataFrame, examples: int) -> dict[str, Any]:
     """Give the reasons for rejecting inputs, with the sources of some."""
     rows = table.assign(
         reason=table["reason"].map(lambda reason: wording.without_folders(str(reason))),
-        source=table["source"].map(lambda source: wording.without_folders(str(source))),
+        source=table["source"].map(lambda source: wording.file_name(str(source))),
     )
     found = [
         {"reason": reason, "n": len(group), "sources": sorted(group["source"])[:examples]}

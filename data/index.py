@@ -100,9 +100,8 @@ def headline(entries: Sequence[Mapping[str, Any]]) -> str:
 def _line(entry: Mapping[str, Any]) -> str:
     said = []
     if data := entry["data"]:
-        said.append(
-            f"{wording.count(data['flagged'])} of {wording.plural(data['judged'], 'label')} suspected"
-        )
+        judged = wording.plural(data["judged"], "label")
+        said.append(f"{wording.count(data['flagged'])} of {judged} suspected")
         if effect := data["effect"]:
             said.append(
                 f"cleaning: {wording.points(effect['value_points'])} points ({effect['verdict']})"

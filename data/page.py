@@ -17,7 +17,7 @@ import jinja2
 from winnow.data import bars, chart, wording
 
 _HERE = Path(__file__).parent
-_DIGITS = 6  # after the point, of numbers in a report's JSON
+_DIGITS = 8  # significant ones, of numbers in a report's JSON
 _POLICY = (
     "default-src 'none'; base-uri 'none'; form-action 'none'; img-src data:; media-src data:; "
     "style-src 'unsafe-inline'; script-src 'sha256-{}'"
@@ -65,7 +65,7 @@ def render(template: str, **content: Any) -> str:
 def rounded(content: Any) -> Any:
     """Round the numbers of a report to what is worth keeping."""
     if isinstance(content, float):
-        return round(content, _DIGITS)
+        return float(f"{content:.{_DIGITS}g}")
     if isinstance(content, Mapping):
         return {key: rounded(value) for key, value in content.items()}
     if isinstance(content, Sequence) and not isinstance(content, str):

@@ -222,7 +222,7 @@ def _wrong(noise: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     ]
 
 
-def metrics(report: Mapping[str, Any]) -> dict[str, float]:
+def metrics(report: Mapping[str, Any]) -> dict[str, int | float]:
     """Flatten what `dvc metrics diff` should show; what is not known has no entry."""
     found: dict[str, Any] = {
         "samples": report["dataset"]["samples"],

@@ -19,6 +19,7 @@ _FRAMES_PER_SECOND = 100
 _WINDOW_SECONDS = 0.025
 _NOT_ZERO = 1e-6  # stands in for a 0 in a real frame: a frame of zeros means padding
 _PLAYABLE_BYTES = 100_000  # a preview carries a player up to this size
+_LARGEST_FILTER = 10_000_000  # values of a resampling filter; a broken header can ask for gigabytes
 _UNKNOWN_SIZES = (0, 0x7FFFFFFF, 0xFFFFFFFF)  # what writes a WAV to a pipe leaves in its header
 
 
@@ -47,7 +48,7 @@ class Speech(Modality):
                 f"no token of {frames_per_token} frames fits in {seconds} s of "
                 f"{_FRAMES_PER_SECOND} frames a second"
             )
-        self.sample_rate_hz, self.mels = sample_rate_hz, mels
+        self.sample_rate_hz, self.seconds, self.mels = sample_rate_hz, seconds, mels
         self.frames_per_token = frames_per_token
         self.frames = tokens * frames_per_token
         self.grid = (tokens,)
@@ -75,6 +76,9 @@ class Speech(Modality):
         mono = samples.mean(axis=1)
         if len(mono) < rate * _WINDOW_SECONDS:
             raise Reject(f"{len(mono)} samples at {rate} Hz are less than one window of 25 ms")
+        common = math.gcd(rate, self.sample_rate_hz)
+        if rate // common * (self.sample_rate_hz // common) > _LARGEST_FILTER:
+            raise Reject(f"{rate} Hz is no sensible multiple or part of {self.sample_rate_hz} Hz")
         resampled = torchaudio.functional.resample(
             torch.from_numpy(mono).float(), rate, self.sample_rate_hz
         ).numpy()

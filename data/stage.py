@@ -7,7 +7,6 @@ complete or absent, a log, and a message about how it ended.
 import argparse
 import inspect
 import logging
-import os
 import shutil
 import signal
 import sys
@@ -77,7 +76,7 @@ def run(main: Callable[..., str | None]) -> None:
         paths = {key: Path(argv[key]) for key in positional if key != "modality"}
         for key, path in paths.items():
             if key != "out" and not path.exists():
-                raise BadInput(f"{label}: {key} {path} does not exist")
+                raise BadInput(f"{key} {path} does not exist")
         with _whole(paths.pop("out")) as out:
             headline = main(**keywords, **paths, out=out)
     except BadInput as error:
@@ -102,7 +101,9 @@ def _arguments(main: Callable[..., Any], name: str, positional: list[str]) -> di
     )
     for key in positional:
         parser.add_argument(key, help="a name in params.yaml" if key == "modality" else "a path")
-    return vars(parser.parse_args())
+    words = vars(parser.parse_args())
+    del sys.argv[1:]  # read once, here; LightningCLI would look at them again
+    return words
 
 
 def _section(
@@ -146,9 +147,13 @@ def _whole(out: Path) -> Iterator[Path]:
     partial.parent.mkdir(parents=True, exist_ok=True)
     if not out.suffix:
         partial.mkdir()
-    yield partial
+    try:
+        yield partial
+    except BaseException:
+        _remove(partial)
+        raise
     _remove(out)
-    os.replace(partial, out)
+    partial.replace(out)
 
 
 def _remove(path: Path) -> None:

@@ -2,11 +2,14 @@
 
 import math
 import re
+from pathlib import PurePosixPath, PureWindowsPath
 from typing import Any
+
+Number = int | float
 
 NOTHING = "–"  # shown for what is not known; a zero is always written as 0
 _THIN = "\u202f"  # narrow no-break space between a number and its unit
-_FOLDERS = re.compile(r"(?<![\w.:/<])(?:/|[A-Za-z]:\\)(?:[^/\\\s'\"]+[/\\])+")
+_FOLDERS = re.compile(r"""(?<![\w.:/<])(?:file://+|/|[A-Za-z]:[/\\]|\\\\)(?:[^/\\\s'"]+[/\\])+""")
 
 
 def known(value: Any) -> bool:
@@ -14,19 +17,19 @@ def known(value: Any) -> bool:
     return isinstance(value, int | float) and math.isfinite(value)
 
 
-def count(value: float | None) -> str:
+def count(value: Number | None) -> str:
     """Write a number of things: 12,345."""
     return f"{value:,.0f}" if known(value) else NOTHING
 
 
-def percent(share: float | None, digits: int = 1) -> str:
+def percent(share: Number | None, digits: int = 1) -> str:
     """Write a share [0–1] as percent: 95.3 %."""
     if not known(share):
         return NOTHING
     return f"{_signless(share * 100, digits)}{_THIN}%"  # type: ignore[operator]
 
 
-def percent_range(low: float | None, high: float | None, digits: int = 1) -> str:
+def percent_range(low: Number | None, high: Number | None, digits: int = 1) -> str:
     """Write an interval of shares [0–1]: 94.1–96.4 %."""
     if not (known(low) and known(high)):
         return NOTHING
@@ -34,7 +37,7 @@ def percent_range(low: float | None, high: float | None, digits: int = 1) -> str
     return "–".join(ends) + f"{_THIN}%"
 
 
-def points(value: float | None, digits: int = 1) -> str:
+def points(value: Number | None, digits: int = 1) -> str:
     """Write a difference in percentage points with its sign: +1.2."""
     if not known(value):
         return NOTHING
@@ -42,21 +45,21 @@ def points(value: float | None, digits: int = 1) -> str:
     return shown.replace("-", "−") if float(shown) <= 0 else f"+{shown}"
 
 
-def points_range(low: float | None, high: float | None, digits: int = 1) -> str:
+def points_range(low: Number | None, high: Number | None, digits: int = 1) -> str:
     """Write an interval of differences in percentage points: −0.3 to +1.9."""
     if not (known(low) and known(high)):
         return NOTHING
     return f"{points(low, digits)} to {points(high, digits)}"
 
 
-def number(value: float | None, digits: int = 3) -> str:
+def number(value: Number | None, digits: int = 3) -> str:
     """Write a measured number with so many significant digits: 0.0312."""
     if not known(value):
         return NOTHING
     if value == 0:
         return "0"
     size = math.floor(math.log10(abs(value)))  # type: ignore[arg-type]
-    if size >= 6 or size < -4:
+    if size >= 9 or size < -4:
         return f"{value:.{digits - 1}e}".replace("-", "−")
     shown = f"{value:,.{max(digits - 1 - size, 0)}f}"
     if "." in shown:
@@ -64,7 +67,7 @@ def number(value: float | None, digits: int = 3) -> str:
     return shown.replace("-", "−")
 
 
-def size(size_bytes: float | None) -> str:
+def size(size_bytes: Number | None) -> str:
     """Write a size: 1.21 MB, in steps of a thousand."""
     if not known(size_bytes):
         return NOTHING
@@ -91,6 +94,15 @@ def without_folders(text: str) -> str:
     return _FOLDERS.sub("…/", text)
 
 
-def _signless(value: float, digits: int) -> str:
+def file_name(source: str) -> str:
+    """Take the folders off a source that is an absolute path: they say whose machine it was."""
+    for kind in (PurePosixPath, PureWindowsPath):
+        path = kind(source.removeprefix("file://"))
+        if path.is_absolute():
+            return f"…/{path.name}"
+    return without_folders(source)
+
+
+def _signless(value: Number, digits: int) -> str:
     """Round, and never write -0."""
     return f"{round(value, digits) + 0.0:.{digits}f}"

@@ -144,6 +144,7 @@ class Data2Vec(lightning.LightningModule):
         self.grid, self.masking, self.masks = modality.grid, masking, masks
         self.top_k_layers, self.final_norm = top_k_layers, final_norm
         self.ema, self.optimization, self.seed = ema, optimization, seed
+        self.train()
 
     def target(self, x: Tensor) -> tuple[Float[Tensor, "batch token dim"], Tokens]:
         """Give the teacher's view of whole samples, and the tokens that the student starts from."""
@@ -197,8 +198,16 @@ class Data2Vec(lightning.LightningModule):
         # Dropout draws from the global generator: tied to the step, so that a resumed run repeats it.
         torch.manual_seed(self.seed * 1_000_003 + self.global_step)
 
-    def on_train_batch_end(self, outputs: Any, batch: Batch, batch_idx: int) -> None:
-        self.update_teacher(self.ema.decay(self.global_step, self.trainer.max_steps))
+    def optimizer_step(self, *args: Any, **keywords: Any) -> None:
+        # Once per update of the student, however many batches that took, and before any callback of
+        # the step: a checkpoint of step k then holds the teacher of step k.
+        super().optimizer_step(*args, **keywords)
+        self.update_teacher(self.ema.decay(self.global_step + 1, self.trainer.max_steps))
+
+    def train(self, mode: bool = True) -> "Data2Vec":
+        super().train(mode)
+        self.teacher.eval()  # a target without dropout
+        return self
 
     @torch.no_grad()
     def update_teacher(self, decay: float) -> None:

@@ -110,7 +110,7 @@ def test_an_empty_folder_is_refused_by_name(tmp_path: Path):
 
 
 def test_a_file_is_no_folder(tmp_path: Path):
-    with pytest.raises(BadInput, match="is no folder.*Table"):
+    with pytest.raises(BadInput, match=r"is no folder.*Table"):
         read(Folder(labels="folders"), files(tmp_path, "a.txt") / "a.txt")
 
 

@@ -198,10 +198,10 @@ def test_a_resumed_run_ends_where_an_uninterrupted_one_does(tmp_path: Path) -> N
     # The callback that saves comes last, as Lightning's own ModelCheckpoint does.
     tiny.fit(method(), 16, Pruning(PATTERN, SCHEDULE), Save())
     resumed, pruning = method(), Pruning(PATTERN, SCHEDULE)
-    rest = torch.utils.data.DataLoader(
-        [tiny.samples(32, seed=step) for step in range(8, 16)], batch_size=None
+    rest = tiny.batches(16, start=8)
+    tiny.trainer(16, pruning).fit(
+        resumed, rest, tiny.batches(1), ckpt_path=str(tmp_path / "8.ckpt")
     )
-    tiny.trainer(16, pruning).fit(resumed, rest, ckpt_path=str(tmp_path / "8.ckpt"))
     require_zeros(resumed.student, pruning.keep)
     for name, weight in whole.student.state_dict().items():
         assert torch.equal(weight, resumed.student.state_dict()[name]), name

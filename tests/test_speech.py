@@ -79,19 +79,9 @@ def test_a_wav_that_was_written_to_a_pipe_is_not_truncated():
         (wav(np.where(np.arange(4000) == 9, np.nan, 0.1), subtype="FLOAT"), "NaN"),
         (wav(np.where(np.arange(4000) == 9, np.inf, 0.1), subtype="FLOAT"), "infinite"),
         (wav(np.zeros(61 * 8000)), "61 s are longer"),
+        (wav(tone(300, 0.3, 44101), 44101), "44101 Hz is no sensible"),
     ],
-    ids=[
-        "zero",
-        "header",
-        "text",
-        "empty",
-        "short",
-        "silent",
-        "constant",
-        "nan",
-        "infinite",
-        "long",
-    ],
+    ids=lambda value: value if isinstance(value, str) else "",
 )
 def test_what_cannot_be_learnt_from_is_rejected_with_a_reason(raw: bytes, reason: str):
     with pytest.raises(Reject, match=reason):

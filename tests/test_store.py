@@ -1,4 +1,5 @@
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -101,24 +102,28 @@ MANIFEST = pd.DataFrame(
 )
 
 
+def decide(ingest: Path, **columns: list[Any]) -> Path:
+    folder = ingest / "curate"
+    folder.mkdir()
+    store.write_table(ingest / "manifest.parquet", MANIFEST)
+    store.write_table(folder / "decisions.parquet", pd.DataFrame(columns))
+    return folder
+
+
 def test_decisions_relabel_and_drop(tmp_path: Path):
-    store.write_table(tmp_path / "manifest.parquet", MANIFEST)
-    decisions = pd.DataFrame(
-        {"id": ["a", "b", "c"], "action": ["relabel", "drop", "keep"], "label": ["z", "y", None]}
+    labels = decide(
+        tmp_path, id=["a", "b", "c"], action=["relabel", "drop", "keep"], label=["z", "y", None]
     )
-    store.write_table(tmp_path / "decisions.parquet", decisions)
-    as_delivered = store.read_labels(tmp_path / "manifest.parquet", tmp_path)
+    as_delivered = store.read_labels(tmp_path, tmp_path)
     assert as_delivered["label"].tolist() == ["x", "y", None]
-    decided = store.read_labels(tmp_path / "decisions.parquet", tmp_path)
+    decided = store.read_labels(labels, tmp_path)
     assert list(zip(decided["id"], decided["label"], strict=True)) == [("a", "z"), ("c", None)]
 
 
 def test_decisions_about_other_samples_are_refused(tmp_path: Path):
-    store.write_table(tmp_path / "manifest.parquet", MANIFEST)
-    decisions = pd.DataFrame({"id": ["a"], "action": ["keep"], "label": ["x"]})
-    store.write_table(tmp_path / "decisions.parquet", decisions)
+    labels = decide(tmp_path, id=["a"], action=["keep"], label=["x"])
     with pytest.raises(ValueError, match="other samples"):
-        store.read_labels(tmp_path / "decisions.parquet", tmp_path)
+        store.read_labels(labels, tmp_path)
 
 
 def test_json_is_sorted_and_finite(tmp_path: Path):

@@ -14,7 +14,7 @@ from winnow.ssl.model import Classifier, Encoder, Shape
 from winnow.ssl.train import Optimization
 
 CLASSES = ["left", "right", "top"]
-SHAPE = Shape(dim=16, layers=2, heads=2, mlp_ratio=2.0, dropout=0.0)
+SHAPE = Shape(dim=16, layers=2, heads=2, mlp_ratio=2.0, dropout=0.1)
 OPTIMIZATION = Optimization(lr=5e-3, warmup=0.1, hold=0.5, weight_decay=0.1, betas=(0.9, 0.99))
 DISTILLATION = Distillation(weight=0.5, temperature=2.0, label_smoothing=0.0)
 
@@ -45,6 +45,7 @@ def trainer(steps: int, *callbacks: lightning.Callback) -> lightning.Trainer:
         max_steps=steps,
         accelerator="cpu",
         logger=False,
+        num_sanity_val_steps=0,
         enable_checkpointing=False,
         enable_progress_bar=False,
         enable_model_summary=False,
@@ -55,10 +56,10 @@ def trainer(steps: int, *callbacks: lightning.Callback) -> lightning.Trainer:
 
 def fit(method: Taught, steps: int, *callbacks: lightning.Callback) -> lightning.Trainer:
     running = trainer(steps, *callbacks)
-    running.fit(method, batches(steps))
+    running.fit(method, batches(steps), batches(1))
     return running
 
 
-def batches(steps: int) -> DataLoader[Batch]:
-    drawn = [samples(32, seed=step) for step in range(steps)]
+def batches(steps: int, start: int = 0) -> DataLoader[Batch]:
+    drawn = [samples(32, seed=step) for step in range(start, steps)]
     return DataLoader(drawn, batch_size=None)  # type: ignore[arg-type]

@@ -1,0 +1,89 @@
+from pathlib import Path
+from typing import Any
+
+import planted
+import pytest
+from test_page import require_self_contained
+
+from winnow.compress import card
+from winnow.data import store
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return planted.write_all(tmp_path_factory.mktemp("out"))
+
+
+def run(home: Path, out: Path) -> Path:
+    out.mkdir(parents=True)
+    card.main(planted.MODALITY, home, out, rounds=[1, 2])
+    return out
+
+
+@pytest.fixture(scope="module")
+def written(home: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return run(home, tmp_path_factory.mktemp("card") / "model")
+
+
+@pytest.fixture(scope="module")
+def found(written: Path) -> dict[str, Any]:
+    return store.read_json(written / "card.json")
+
+
+def test_is_one_file_that_needs_nothing_else(written: Path) -> None:
+    require_self_contained((written / "card.html").read_text())
+
+
+def test_is_the_same_bytes_from_run_to_run(home: Path, written: Path, tmp_path: Path) -> None:
+    again = run(home, tmp_path / "again")
+    for name in ("card.html", "card.json"):
+        assert (again / name).read_bytes() == (written / name).read_bytes()
+
+
+def test_the_page_is_a_function_of_its_json(written: Path, found: dict[str, Any]) -> None:
+    assert card.render(found) == (written / "card.html").read_text()
+
+
+def test_compares_every_model_with_the_teacher(found: dict[str, Any]) -> None:
+    models = {model["name"]: model for model in found["models"]}
+    assert list(models) == ["teacher", "student", "sparse", "int8"]
+    assert models["teacher"]["difference"] is None
+    assert models["int8"]["difference"] == {"value": -1.5, "low": -2.5, "high": -0.5}
+    assert [model["ratio"] for model in models.values()] == [1, 2, 2, 8]
+    assert models["int8"]["latency"]["batch_1"] == {"p10": 0.9, "median": 1.0, "p90": 1.4}
+
+
+def test_shows_ratios_with_what_they_count(found: dict[str, Any], written: Path) -> None:
+    html = (written / "card.html").read_text()
+    assert found["ratios"][0]["value"] == 40
+    for row in found["ratios"]:
+        assert row["counts"] in html
+
+
+def test_a_latency_that_was_not_measured_is_no_number(home: Path, tmp_path: Path) -> None:
+    planted.write_all(tmp_path)
+    planted.write_json(tmp_path / "text/evaluate/latency.json", {})
+    out = run(tmp_path / "text", tmp_path / "card")
+    models = store.read_json(out / "card.json")["models"]
+    assert all(model["latency"] == {"batch_1": None, "batch_32": None} for model in models)
+    assert " ms" not in (out / "card.html").read_text()
+
+
+def test_curves_leave_out_what_was_not_logged_at_a_step(found: dict[str, Any]) -> None:
+    curves = {one["name"]: one for one in found["curves"]["pretrain"]}
+    assert len(curves["loss"]["points"]) == 9
+    assert [point["x"] for point in curves["embedding_std"]["points"]] == [0, 2, 4, 6, 8]
+
+
+def test_a_long_curve_is_thinned_and_keeps_its_ends(tmp_path: Path) -> None:
+    rows = "".join(f"{step},{step * 0.5}\n" for step in range(10_007))
+    (tmp_path / "history.csv").write_text("step,loss\n" + rows)
+    (curve,) = card.curves(tmp_path / "history.csv", ["loss", "absent"])
+    assert len(curve["points"]) <= 241
+    assert curve["points"][0] == {"x": 0, "y": 0.0}
+    assert curve["points"][-1] == {"x": 10_006, "y": 5003.0}
+
+
+def test_what_pretraining_bought_is_judged_against_both_baselines(found: dict[str, Any]) -> None:
+    verdicts = {gain["baseline"]: gain["verdict"] for gain in found["pretraining_gains"]}
+    assert verdicts == {"descriptors": "gain", "an untrained encoder": "gain"}

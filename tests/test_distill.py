@@ -1,0 +1,102 @@
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import tiny
+import torch
+
+from winnow.compress import distill
+from winnow.compress.distill import shallower
+from winnow.data import store
+from winnow.data.datamodule import read_classes
+from winnow.data.modality import Modality
+from winnow.ssl import model as models
+from winnow.ssl.model import Classifier, Encoder, Shape
+
+
+def test_a_student_of_all_layers_is_the_teacher() -> None:
+    teacher = tiny.classifier()
+    student = shallower(teacher, [0, 1])
+    x = tiny.samples(8).x
+    assert torch.equal(student.eval()(x), teacher(x))
+
+
+def test_a_student_has_the_chosen_layers_and_weights_of_its_own() -> None:
+    teacher = tiny.classifier()
+    student = shallower(teacher, [1])
+    assert student.encoder.shape.layers == 1
+    assert torch.equal(student.encoder.layers[0].fc1.weight, teacher.encoder.layers[1].fc1.weight)
+    assert torch.equal(student.head.weight, teacher.head.weight)
+    with torch.no_grad():
+        student.head.weight.zero_()
+    assert teacher.head.weight.any()
+
+
+@pytest.mark.parametrize("layers", [[], [1, 0], [0, 0], [0, 2], [-1]])
+def test_refuses_layers_that_are_not_there(layers: list[int]) -> None:
+    with pytest.raises(ValueError, match="must ascend within 0 to 1"):
+        shallower(tiny.classifier(), layers)
+
+
+def run(modality: Modality, ingest: Path, root: Path, **changed: Any) -> Path:
+    classes = read_classes(ingest)
+    teacher, out = root / "teacher", root / "distill"
+    teacher.mkdir(parents=True)
+    out.mkdir()
+    torch.manual_seed(0)
+    shape = Shape(dim=16, layers=2, heads=2, mlp_ratio=2.0, dropout=0.1)
+    models.save(Classifier(Encoder(modality, shape), classes), teacher)
+    settings: dict[str, Any] = {
+        "model": {
+            "layers": [1],
+            "distillation": {"weight": 0.5, "temperature": 2.0, "label_smoothing": 0.1},
+            "optimization": {
+                "lr": 1e-3,
+                "warmup": 0.1,
+                "hold": 0.0,
+                "weight_decay": 0.01,
+                "betas": [0.9, 0.99],
+            },
+        },
+        "data": {"batch_size": 16, "seed": 0},
+        "trainer": {
+            "max_steps": 4,
+            "val_check_interval": 2,
+            "check_val_every_n_epoch": None,
+            "log_every_n_steps": 2,
+            "accelerator": "cpu",
+        },
+    }
+    distill.main(
+        modality,
+        ingest,
+        ingest,
+        teacher,
+        out,
+        **{**settings, **changed},
+        threads=1,
+        logs=root / "logs",
+    )
+    return out
+
+
+def test_gives_a_smaller_model_of_the_same_form(
+    modality: Modality, ingested: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sys.argv", ["distill"])
+    out = run(modality, ingested, tmp_path / "once")
+    again = run(modality, ingested, tmp_path / "again")
+    for name in ("model.safetensors", "config.json", "history.csv", "metrics.json"):
+        assert (out / name).read_bytes() == (again / name).read_bytes(), name
+
+    student = models.load_classifier(out)
+    assert student.encoder.shape.layers == 1
+    assert student.classes == read_classes(ingested)
+    metrics = store.read_json(out / "metrics.json")
+    assert metrics["parameters"] < metrics["teacher_parameters"]
+    assert 0 <= metrics["val_accuracy"] <= 1
+    history = pd.read_csv(out / "history.csv", index_col="step")
+    assert list(history.index) == [2, 4]
+    assert np.isfinite(history[["loss", "val/loss", "val/accuracy"]].to_numpy()).all()

@@ -1,0 +1,124 @@
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+import torch
+
+from winnow.compress import evaluate, prune, quantize
+from winnow.compress.sparsity import Schedule, lock, measured_sparsity
+from winnow.data import store
+from winnow.data.datamodule import read_classes
+from winnow.data.modality import Modality
+from winnow.ssl import model as models
+from winnow.ssl.model import Classifier, Encoder, Shape
+
+TEACHING: dict[str, Any] = {
+    "distillation": {"weight": 0.5, "temperature": 2.0, "label_smoothing": 0.1},
+    "optimization": {
+        "lr": 1e-3,
+        "warmup": 0.1,
+        "hold": 0.5,
+        "weight_decay": 0.01,
+        "betas": [0.9, 0.99],
+    },
+}
+RUN: dict[str, Any] = {
+    "data": {"batch_size": 16, "seed": 0},
+    "trainer": {
+        "max_steps": 8,
+        "val_check_interval": 8,
+        "check_val_every_n_epoch": None,
+        "log_every_n_steps": 2,
+        "accelerator": "cpu",
+    },
+    "threads": 1,
+}
+FILES = {"model.safetensors", "config.json", "history.csv", "metrics.json"}
+
+
+def test_the_chain_from_teacher_to_int8(
+    modality: Modality, ingested: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sys.argv", ["prune"])
+    names = ("teacher", "prune", "prune-again", "quantize", "evaluate")
+    teacher, pruned, again, int8, scored = folders = [tmp_path / name for name in names]
+    for folder in folders:
+        folder.mkdir()
+    torch.manual_seed(0)
+    shape = Shape(dim=16, layers=1, heads=2, mlp_ratio=2.0, dropout=0.1)
+    classes = read_classes(ingested)
+    models.save(Classifier(Encoder(modality, shape), classes), teacher)
+    labels = ingested  # as delivered
+
+    for out in (pruned, again):
+        prune.main(
+            modality,
+            ingested,
+            labels,
+            teacher,
+            teacher,
+            out,
+            sparsity=0.75,
+            block=(1, 4),
+            pooling="average",
+            schedule=Schedule(begin=0.1, end=0.6, frequency=2, power=3.0, initial=0.0),
+            model=TEACHING,
+            **RUN,
+            logs=tmp_path / "logs",
+        )
+    assert {path.name for path in pruned.iterdir()} == FILES
+    assert all((pruned / name).read_bytes() == (again / name).read_bytes() for name in FILES)
+    sparse = models.load_classifier(pruned)
+    assert measured_sparsity(sparse) == 0.75
+    assert store.read_json(pruned / "metrics.json")["sparsity"] == 0.75
+    pattern = {"sparsity": 0.75, "block": [1, 4], "pooling": "average"}
+    assert models.read_notes(pruned)["pattern"] == pattern
+    rising = pd.read_csv(pruned / "history.csv", index_col="step")["sparsity"]
+    assert rising.is_monotonic_increasing and rising.iloc[-1] == 0.75
+
+    quantize.main(
+        modality,
+        ingested,
+        labels,
+        teacher,
+        pruned,
+        int8,
+        model={**TEACHING, "observe": 0.5},
+        **RUN,
+        logs=tmp_path / "logs",
+    )
+    assert {path.name for path in int8.iterdir()} == FILES | {"quantized.safetensors", "model.onnx"}
+    assert models.read_notes(int8)["pattern"] == pattern
+    master = models.load_classifier(int8)
+    assert all(not lock(master)[name][~keep].any() for name, keep in lock(sparse).items())
+    assert store.read_json(int8 / "metrics.json")["onnx_agreement"] >= 0.99
+
+    evaluate.main(
+        modality,
+        ingested,
+        teacher,
+        teacher,
+        pruned,
+        int8,
+        scored,
+        batch_size=16,
+        resamples=100,
+        warmup=1,
+        rounds=2,
+        seed=0,
+        threads=1,
+    )
+    metrics = store.read_json(scored / "metrics.json")
+    predictions = store.read_table(scored / "predictions.parquet")
+    manifest = store.read_table(ingested / "manifest.parquet")
+    assert list(predictions["id"]) == list(manifest["id"][manifest["split"] == "test"])
+    for name in ("teacher", "student", "sparse", "int8"):
+        right = (predictions[name] == predictions["label"]).mean()
+        assert metrics[f"{name}_accuracy"] == pytest.approx(right, abs=1e-6)
+        assert metrics[f"{name}_accuracy_low"] <= right <= metrics[f"{name}_accuracy_high"]
+    assert metrics["student_minus_teacher_points"] == 0
+    assert metrics["int8_size_bytes"] == (int8 / "model.onnx").stat().st_size
+    book = store.read_json(scored / "ledger.json")
+    assert sum(book["int8_bytes"].values()) == metrics["int8_size_bytes"]
+    assert book["counted_ratio"] == 16
