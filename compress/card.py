@@ -68,9 +68,7 @@ def gather(root: Path, rounds: Sequence[int], modality: str) -> dict[str, Any]:
     }
 
 
-def _model(
-    name: str, metrics: Mapping[str, Any], latency: Mapping[str, int | float]
-) -> dict[str, Any]:
+def _model(name: str, metrics: Mapping[str, Any], latency: Mapping[str, int | float]) -> dict[str, Any]:
     against = claims.measured(metrics, f"{name}_minus_teacher_points")
     sizes = {key: metrics[f"{name}_{key}"] for key in ("size_bytes", "zstd_bytes")}
     return {
@@ -119,8 +117,7 @@ def curves(history: Path, names: Sequence[str]) -> list[dict[str, Any]]:
                 "first": float(rows[name].iloc[0]),
                 "last": float(rows[name].iloc[-1]),
                 "points": [
-                    {"x": int(step), "y": float(value)}
-                    for step, value in thinned.itertuples(index=False)
+                    {"x": int(step), "y": float(value)} for step, value in thinned.itertuples(index=False)
                 ],
             }
         )
@@ -134,18 +131,11 @@ def render(card: Mapping[str, Any]) -> str:
         "card.html.jinja",
         card=card,
         accuracies=[
-            {"label": model["name"], **(model["accuracy"] or {"value": None})}
-            for model in card["models"]
+            {"label": model["name"], **(model["accuracy"] or {"value": None})} for model in card["models"]
         ],
         sizes=[{"label": model["name"], "value": model["size_bytes"]} for model in card["models"]],
-        parts=[
-            {"name": name.replace("_", " "), "value": value}
-            for name, value in card["parts"].items()
-        ],
-        probed=[
-            {"label": text, **(last[name] or {"value": None})}
-            for name, text in probes.NAMES.items()
-        ],
+        parts=[{"name": name.replace("_", " "), "value": value} for name, value in card["parts"].items()],
+        probed=[{"label": text, **(last[name] or {"value": None})} for name, text in probes.NAMES.items()],
         curve=probes.curve(card["probes"]),
     )
 

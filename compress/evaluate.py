@@ -88,9 +88,7 @@ def main(
         runners["int8"] = OnnxClassifier(shipped["int8"], threads)
 
     label = samples.label.numpy()
-    predictions = {
-        name: runner.logits(samples.x, batch_size).argmax(1) for name, runner in runners.items()
-    }
+    predictions = {name: runner.logits(samples.x, batch_size).argmax(1) for name, runner in runners.items()}
     correct = {name: prediction == label for name, prediction in predictions.items()}
     metrics: dict[str, float] = {"test_samples": len(label)}
     for name, path in shipped.items():
@@ -127,9 +125,7 @@ def main(
     )
 
 
-def lost(
-    name: str, teacher: np.ndarray, other: np.ndarray, seed: int, resamples: int
-) -> dict[str, float]:
+def lost(name: str, teacher: np.ndarray, other: np.ndarray, seed: int, resamples: int) -> dict[str, float]:
     """Give a model's accuracy less the teacher's, with its paired 95 % interval [points]."""
     difference = paired_difference(teacher, other, seed, resamples)
     keys = ("points", "points_low", "points_high")

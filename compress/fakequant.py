@@ -55,9 +55,7 @@ def fake_quantize_rows(weight: Tensor) -> Tensor:
     """Round to int8 steps, per row and symmetric, so that zero stays exactly zero."""
     scale = weight_scale(weight)
     zero_point = torch.zeros_like(scale, dtype=torch.int32)
-    return torch.fake_quantize_per_channel_affine(
-        weight, scale, zero_point, 0, -WEIGHT_MAX, WEIGHT_MAX
-    )
+    return torch.fake_quantize_per_channel_affine(weight, scale, zero_point, 0, -WEIGHT_MAX, WEIGHT_MAX)
 
 
 class Observer(nn.Module):

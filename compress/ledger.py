@@ -65,9 +65,7 @@ def by_part(path: Path, model: Classifier) -> dict[str, int]:
 
 def encoder_content(model: Classifier) -> bytes:
     """Give a float model's trunk, layers and norms, as the bytes of its tensors."""
-    tensors = [
-        tensor for name, tensor in model.state_dict().items() if part(name, model) in ENCODER
-    ]
+    tensors = [tensor for name, tensor in model.state_dict().items() if part(name, model) in ENCODER]
     return b"".join(tensor.to(torch.float32).numpy().tobytes() for tensor in tensors)
 
 

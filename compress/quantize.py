@@ -13,8 +13,8 @@ from winnow.compress.teaching import Distillation, Taught
 from winnow.data import store
 from winnow.data.datamodule import Batch
 from winnow.data.modality import Modality
+from winnow.ssl import classification, train
 from winnow.ssl import model as models
-from winnow.ssl import train
 from winnow.ssl.model import Classifier
 from winnow.ssl.train import Optimization
 
@@ -133,7 +133,7 @@ def compare(student: Classifier, path: Path, samples: Batch, threads: int) -> di
     Raises:
         RuntimeError: if they give different classes too often.
     """
-    wanted = teaching.predict(student, samples.x, 256)
+    wanted = classification.predict(student, samples.x, 256)
     found = export.OnnxClassifier(path, threads).logits(samples.x, 256)
     agreement = float(np.mean(found.argmax(1) == wanted.argmax(1).numpy()))
     if agreement < MIN_AGREEMENT:
@@ -142,7 +142,7 @@ def compare(student: Classifier, path: Path, samples: Batch, threads: int) -> di
             f"samples only, less than {MIN_AGREEMENT:.0%}"
         )
     return {
-        "onnx_val_accuracy": round(teaching.accuracy(torch.from_numpy(found), samples.label), 6),
+        "onnx_val_accuracy": round(classification.accuracy(torch.from_numpy(found), samples.label), 6),
         "onnx_agreement": round(agreement, 6),
         "onnx_max_logit_difference": round(float(np.abs(found - wanted.numpy()).max()), 4),
     }

@@ -229,9 +229,7 @@ class Pruning(PatternLock):
         super().on_train_batch_end(trainer, module, outputs, batch, batch_idx)
 
     @torch.no_grad()
-    def refresh(
-        self, model: nn.Module, sparsity: float, optimizers: list[torch.optim.Optimizer]
-    ) -> None:
+    def refresh(self, model: nn.Module, sparsity: float, optimizers: list[torch.optim.Optimizer]) -> None:
         """Choose the kept weights anew, and make the optimizer forget the pruned ones."""
         for name, weight in prunable(model).items():
             keep = magnitude_keep(weight, sparsity, self.pattern.block, self.pattern.pooling)

@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 
 import lightning
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from lightning.pytorch.callbacks import Callback
 from torch import Tensor
 from torch.nn import functional
@@ -16,6 +16,7 @@ from winnow.data.datamodule import UNLABELLED, Batch
 from winnow.data.modality import Modality
 from winnow.ssl import model as models
 from winnow.ssl import train
+from winnow.ssl.classification import accuracy, label_loss, predict
 from winnow.ssl.model import Classifier
 from winnow.ssl.train import History, Optimization, optimizers
 
@@ -52,16 +53,6 @@ def distillation_loss(
         log_target=True,
     )
     return temperature**2 * divergence
-
-
-def label_loss(
-    logits: Float[Tensor, "batch class"], label: Int[Tensor, " batch"], smoothing: float
-) -> Float[Tensor, ""]:
-    """Give the cross-entropy over the labelled samples; 0 where there is none."""
-    loss = functional.cross_entropy(
-        logits, label, ignore_index=UNLABELLED, label_smoothing=smoothing, reduction="sum"
-    )
-    return loss / (label != UNLABELLED).sum().clamp(min=1)
 
 
 class Taught(lightning.LightningModule):
@@ -179,25 +170,6 @@ def teach(
         logs=logs,
         callbacks=tuple(callbacks),
     )
-
-
-@torch.no_grad()
-def predict(model: Classifier, x: Tensor, batch_size: int) -> Float[Tensor, "sample class"]:
-    """Give the logits of many samples, batch by batch, in evaluation mode."""
-    model.eval()
-    return torch.cat([model(part) for part in x.split(batch_size)])
-
-
-def accuracy(logits: Float[Tensor, "sample class"], label: Int[Tensor, " sample"]) -> float:
-    """Give the share of the labelled samples that are classified right [0–1].
-
-    Raises:
-        ValueError: if no sample has a label.
-    """
-    labelled = label != UNLABELLED
-    if not labelled.any():
-        raise ValueError("no sample has a label: accuracy is not defined")
-    return float((logits.argmax(1) == label)[labelled].float().mean())
 
 
 def validation(method: Taught) -> Batch:

@@ -23,9 +23,7 @@ def bars(rows: Sequence[Mapping[str, Any]], *, text: Formatter) -> Markup:
     """
     ends = [row[key] for row in rows for key in ("value", "high") if wording.known(row.get(key))]
     full = max(ends, default=0.0) or 1.0
-    return Markup('<div class="bars">{}</div>').format(
-        Markup("").join(_bar(row, full, text) for row in rows)
-    )
+    return Markup('<div class="bars">{}</div>').format(Markup("").join(_bar(row, full, text) for row in rows))
 
 
 def dots(rows: Sequence[Mapping[str, Any]], *, text: Formatter) -> Markup:
@@ -40,9 +38,7 @@ def dots(rows: Sequence[Mapping[str, Any]], *, text: Formatter) -> Markup:
         return Markup('<p class="none">Nothing was measured.</p>')
     axis = ticks(min(ends), max(ends))
     to_x = scale(axis[0], axis[-1], 0, _FULL)
-    grid = Markup('<path class="grid" d="{}"/>').format(
-        "".join(f"M{at(to_x(x))} 0V24" for x in axis)
-    )
+    grid = Markup('<path class="grid" d="{}"/>').format("".join(f"M{at(to_x(x))} 0V24" for x in axis))
     drawn = [_row(row, grid + _dot(row, to_x), text) for row in rows]
     ends_of = Markup('<div class="bar scale"><span></span><span><i>{}</i><i>{}</i></span></div>')
     return Markup('<div class="bars dots">{}{}</div>').format(
@@ -66,9 +62,9 @@ def stacked(title: str, parts: Sequence[Mapping[str, Any]], *, text: Formatter) 
         width = part["value"] / total * _FULL
         told = f"{part['name']}: {text(part['value'])}, {wording.percent(part['value'] / total)}"
         body.append(
-            Markup(
-                '<rect class="s{}" x="{}" width="{}" height="28"><title>{}</title></rect>'
-            ).format(index + 1, at(start), at(max(width - 2, 0.5)), told)
+            Markup('<rect class="s{}" x="{}" width="{}" height="28"><title>{}</title></rect>').format(
+                index + 1, at(start), at(max(width - 2, 0.5)), told
+            )
         )
         legend.append(
             Markup('<li><i class="swatch s{}"></i>{} <b>{}</b> <small>{}</small></li>').format(
@@ -98,9 +94,7 @@ def _bar(row: Mapping[str, Any], full: Number, text: Formatter) -> Markup:
 def _dot(row: Mapping[str, Any], to_x: Scale) -> Markup:
     if not wording.known(row["value"]):
         return Markup("")
-    return _whisker(row, to_x) + Markup('<path class="dot" d="M{} 5V19"/>').format(
-        at(to_x(row["value"]))
-    )
+    return _whisker(row, to_x) + Markup('<path class="dot" d="M{} 5V19"/>').format(at(to_x(row["value"])))
 
 
 def _whisker(row: Mapping[str, Any], to_x: Scale) -> Markup:

@@ -113,9 +113,7 @@ def histogram(
                 )
     body.append(Markup('<path class="axis" d="M8 {0}H{1}"/>').format(_LOW - 22, _WIDTH - 8))
     for value in thresholds:
-        body.append(
-            Markup('<path class="threshold" d="M{0} 4V{1}"/>').format(at(to_x(value)), _LOW - 22)
-        )
+        body.append(Markup('<path class="threshold" d="M{0} 4V{1}"/>').format(at(to_x(value)), _LOW - 22))
     for value in _inside(edges[0], edges[-1]):
         body.append(_label(to_x(value), _LOW - 6, wording.number(value), "middle"))
     told = f"{sum(flagged)} of {sum(rest) + sum(flagged)} values are flagged"
@@ -131,9 +129,7 @@ def _inside(low: Number, high: Number) -> list[Number]:
 
 
 def _label(x: Number, y: Number, text: str, anchor: str) -> Markup:
-    return Markup('<text x="{}" y="{}" text-anchor="{}">{}</text>').format(
-        at(x), at(y), anchor, text
-    )
+    return Markup('<text x="{}" y="{}" text-anchor="{}">{}</text>').format(at(x), at(y), anchor, text)
 
 
 def _svg(title: str, told: str, body: Sequence[Markup], height: int = _HEIGHT) -> Markup:
@@ -153,9 +149,7 @@ def _axes(
     parts = []
     for value in y_ticks:
         y = to_y(value)
-        parts.append(
-            Markup('<path class="grid" d="M{} {}H{}"/>').format(_LEFT, at(y), _WIDTH - _RIGHT)
-        )
+        parts.append(Markup('<path class="grid" d="M{} {}H{}"/>').format(_LEFT, at(y), _WIDTH - _RIGHT))
         parts.append(_label(_LEFT - 8, y + 4, _tick(value, y_ticks, percent), "end"))
     for value in x_ticks:
         parts.append(_label(to_x(value), _HEIGHT - _BOTTOM + 18, wording.number(value), "middle"))
@@ -203,9 +197,9 @@ def _series(
             )
         shown = wording.percent(point["y"]) if percent else wording.number(point["y"])
         parts.append(
-            Markup(
-                '<circle class="s{}" cx="{}" cy="{}" r="3.5"><title>{}: {}</title></circle>'
-            ).format(colour, at(x), at(y), one["name"], shown)
+            Markup('<circle class="s{}" cx="{}" cy="{}" r="3.5"><title>{}: {}</title></circle>').format(
+                colour, at(x), at(y), one["name"], shown
+            )
         )
     return Markup("").join(parts)
 

@@ -37,9 +37,7 @@ def difference(before: Mapping[str, Number], after: Mapping[str, Number]) -> dic
     return {"value": value, "low": value - down, "high": value + up}
 
 
-def gain(
-    before: Mapping[str, Number] | None, after: Mapping[str, Number] | None
-) -> dict[str, Any] | None:
+def gain(before: Mapping[str, Number] | None, after: Mapping[str, Number] | None) -> dict[str, Any] | None:
     """Judge a change: `gain`, `loss` or `no measurable gain`; None where it cannot be judged."""
     if not before or not after or len(before) < 3 or len(after) < 3:
         return None
@@ -76,9 +74,7 @@ def _rejects(dataset: Mapping[str, Any]) -> dict[str, str]:
     rejects, inputs = dataset["rejects"], dataset["inputs"]
     if not rejects:
         return _gate("Inputs", PASS, f"all {wording.count(inputs)} could be used")
-    return _gate(
-        "Inputs", WARN, f"{wording.count(rejects)} of {wording.count(inputs)} were rejected"
-    )
+    return _gate("Inputs", WARN, f"{wording.count(rejects)} of {wording.count(inputs)} were rejected")
 
 
 def _leakage(leakage: Mapping[str, Any]) -> dict[str, str]:
@@ -88,9 +84,7 @@ def _leakage(leakage: Mapping[str, Any]) -> dict[str, str]:
         return _gate("Leakage", SKIPPED, "was not looked for")
     if not found:
         return _gate("Leakage", PASS, "nothing is shared between splits")
-    text = ", ".join(
-        f"{wording.words(name)}: {wording.count(n)}" for name, n in sorted(found.items())
-    )
+    text = ", ".join(f"{wording.words(name)}: {wording.count(n)}" for name, n in sorted(found.items()))
     return _gate("Leakage", WARN, text)
 
 

@@ -4,7 +4,9 @@ Decisions of a round are complete: they are about the data as delivered, and rep
 before. The test split is kept as it is, whatever the scores say.
 """
 
+import csv
 import logging
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -19,6 +21,7 @@ from winnow.data.stage import BadInput, run
 _log = logging.getLogger(__name__)
 
 ACTIONS = ("keep", "relabel", "drop")
+COLUMNS = ["id", "action", "label", "reviewer", "note"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,7 +88,9 @@ def main(
         decide(conflicting, "drop", "exact duplicates with different labels")
         decide(doubles, "drop", "exact duplicate of a kept sample")
     if drop_near_duplicates:
-        decide(_surplus(manifest, scores["near_duplicate_set"])[0], "drop", "near duplicate of a kept sample")
+        # What is gone already makes nothing else surplus.
+        left = scores["near_duplicate_set"].where(decisions["action"] == "keep", -1)
+        decide(_surplus(manifest, left)[0], "drop", "near duplicate of a kept sample")
     for name in drop_checks:
         if f"is_{name}" not in scores:
             known = sorted(c.removeprefix("is_") for c in scores if c.startswith("is_"))
@@ -106,8 +111,10 @@ def main(
 def _surplus(manifest: pd.DataFrame, sets: pd.Series) -> tuple[np.ndarray, np.ndarray]:
     """Find the members of sets that are one too many, and the sets whose labels differ."""
     member = (sets >= 0).to_numpy()
-    # A twin in the test split makes the others surplus: the test split is the one that stays.
-    first = manifest.assign(late=manifest["split"] != "test").sort_values("late", kind="stable")
+    # A twin in the test split makes the others surplus: the test split is the one that stays. Else
+    # one that has a label does.
+    late = manifest.assign(free=manifest["split"] != "test", blank=manifest["label"].isna())
+    first = late.sort_values(["free", "blank"], kind="stable")
     kept = ~sets[first.index].duplicated().reindex(manifest.index).to_numpy()
     labels = manifest["label"].where(manifest["label"].notna())
     conflicting = member & (labels.groupby(sets).transform("nunique") > 1).to_numpy()
@@ -115,7 +122,10 @@ def _surplus(manifest: pd.DataFrame, sets: pd.Series) -> tuple[np.ndarray, np.nd
 
 
 def _decide_labels(
-    decide: object, decisions: pd.DataFrame, scores: pd.DataFrame, policy: LabelPolicy
+    decide: Callable[[np.ndarray, str, str], None],
+    decisions: pd.DataFrame,
+    scores: pd.DataFrame,
+    policy: LabelPolicy,
 ) -> None:
     if policy.action == "review":
         return
@@ -123,7 +133,6 @@ def _decide_labels(
     sure = (scores["suggested_confidence"] >= policy.sure).to_numpy()
     relabel = {"drop": np.zeros_like(sure), "relabel": np.ones_like(sure), "hybrid": sure}
     rows = flagged & relabel[policy.action]
-    assert callable(decide)
     before = (decisions["action"] == "relabel").to_numpy()
     decide(rows, "relabel", "label issue")
     new = (decisions["action"] == "relabel").to_numpy() & ~before
@@ -131,9 +140,7 @@ def _decide_labels(
     decide(flagged & ~rows, "drop", "label issue")
 
 
-def _cap(
-    decisions: pd.DataFrame, manifest: pd.DataFrame, scores: pd.DataFrame, share: float
-) -> None:
+def _cap(decisions: pd.DataFrame, manifest: pd.DataFrame, scores: pd.DataFrame, share: float) -> None:
     """Take back what policy drops of a class beyond its share, the least suspicious first."""
     free = manifest["split"] != "test"
     for _, members in manifest[free].groupby("label", sort=True):
@@ -144,7 +151,8 @@ def _cap(
         by_quality = scores.loc[dropped, "label_quality"].sort_values(kind="stable")
         back = by_quality.index[allowed:]
         decisions.loc[back, "action"] = "keep"
-        decisions.loc[back, "reason"] = "kept: the class has lost its share (" + decisions.loc[back, "reason"] + ")"  # fmt: skip
+        why = decisions.loc[back, "reason"]
+        decisions.loc[back, "reason"] = "kept: the class has lost its share (" + why + ")"
 
 
 def _review(decisions: pd.DataFrame, manifest: pd.DataFrame, reviews: Path) -> None:
@@ -153,42 +161,52 @@ def _review(decisions: pd.DataFrame, manifest: pd.DataFrame, reviews: Path) -> N
     Raises:
         BadInput: naming file, line and remedy, if a decision cannot be carried out.
     """
-    human = pd.read_csv(reviews, dtype=str, keep_default_na=False)
-    expected = ["id", "action", "label", "reviewer", "note"]
-    if list(human.columns) != expected:
-        raise BadInput(f"{reviews}: columns are {list(human.columns)}, not {expected}")
     classes = set(manifest["label"].dropna())
     row_of = {id_: row for row, id_ in enumerate(manifest["id"])}
     seen: dict[str, int] = {}
-    for line, review in enumerate(human.itertuples(index=False), 2):
-        where = f"{reviews}, line {line}"
-        if review.id not in row_of:
-            raise BadInput(f"{where}: no sample has the id {review.id!r}; remove the line")
-        if review.id in seen:
-            raise BadInput(f"{where}: {review.id!r} was decided in line {seen[review.id]} already")
-        if review.action not in ACTIONS:
-            raise BadInput(f"{where}: action {review.action!r} is none of {ACTIONS}")
-        row = row_of[review.id]
+    for line, review in _read(reviews):
+        where, id_, action = f"{reviews}, line {line}", review["id"], review["action"]
+        if id_ not in row_of:
+            raise BadInput(f"{where}: no sample has the id {id_!r}; remove the line")
+        if id_ in seen:
+            raise BadInput(f"{where}: {id_!r} was decided in line {seen[id_]} already; remove one")
+        if action not in ACTIONS:
+            raise BadInput(f"{where}: action {action!r} is none of {ACTIONS}")
+        row = row_of[id_]
         if manifest.at[row, "split"] == "test":
             raise BadInput(
-                f"{where}: {review.id} is a test sample; the test split is never changed here. "
+                f"{where}: {id_} is a test sample; the test split is never changed here. "
                 "Mend it at the source, and it is a new test split"
             )
-        if review.action == "relabel" and review.label not in classes:
-            raise BadInput(f"{where}: label {review.label!r} is none of {sorted(classes)}")
-        seen[review.id] = line
-        label = review.label if review.action == "relabel" else manifest.at[row, "label"]
-        reason = f"{review.reviewer}: {review.note}".strip(": ")
-        decisions.loc[row, ["action", "label", "reason", "decided_by"]] = [
-            review.action, label, reason, "human",
-        ]  # fmt: skip
+        if action == "relabel" and review["label"] not in classes:
+            raise BadInput(f"{where}: label {review['label']!r} is none of {sorted(classes)}")
+        seen[id_] = line
+        label = review["label"] if action == "relabel" else manifest.at[row, "label"]
+        reason = f"{review['reviewer']}: {review['note']}".strip(": ")
+        decided = [action, label, reason, "human"]
+        decisions.loc[row, ["action", "label", "reason", "decided_by"]] = decided
 
 
-def _metrics(decisions: pd.DataFrame, manifest: pd.DataFrame) -> dict[str, float]:
+def _read(reviews: Path) -> Iterator[tuple[int, dict[str, str]]]:
+    """Give each review with the number of its line; spreadsheets may have put a mark in front."""
+    with reviews.open(encoding="utf-8-sig", newline="") as file:
+        reader = csv.DictReader(file)
+        if reader.fieldnames != COLUMNS:
+            raise BadInput(f"{reviews}: columns are {reader.fieldnames}, not {COLUMNS}")
+        for review in reader:
+            if len(review) > len(COLUMNS) or None in review.values():
+                raise BadInput(
+                    f"{reviews}, line {reader.line_num}: not {len(COLUMNS)} values; "
+                    "a note with a comma in it needs quotes around it"
+                )
+            yield reader.line_num, review
+
+
+def _metrics(decisions: pd.DataFrame, manifest: pd.DataFrame) -> dict[str, int | float]:
     free = manifest[(manifest["split"] != "test") & manifest["label"].notna()]
     kept = decisions.loc[free.index, "action"] != "drop"
     retention = kept.groupby(free["label"]).mean()
-    metrics = {
+    metrics: dict[str, int | float] = {
         "kept": int((decisions["action"] == "keep").sum()),
         "relabelled": int((decisions["action"] == "relabel").sum()),
         "dropped": int((decisions["action"] == "drop").sum()),

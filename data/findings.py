@@ -69,11 +69,7 @@ def join(
 
 def planted(table: pd.DataFrame) -> pd.Series:
     """Mark the samples whose delivered label is known to be wrong."""
-    return (
-        table["given"].notna()
-        & table["true_label"].notna()
-        & (table["given"] != table["true_label"])
-    )
+    return table["given"].notna() & table["true_label"].notna() & (table["given"] != table["true_label"])
 
 
 def labels(table: pd.DataFrame) -> dict[str, Any]:
@@ -88,8 +84,7 @@ def labels(table: pd.DataFrame) -> dict[str, Any]:
         return found
     found["flagged"] = int(judged["is_label_issue"].sum())
     found["by_split"] = {
-        split: int((judged["is_label_issue"] & (judged["split"] == split)).sum())
-        for split in store.SPLITS
+        split: int((judged["is_label_issue"] & (judged["split"] == split)).sum()) for split in store.SPLITS
     }
     open_to = judged[judged["split"] != "test"]
     wrong = planted(open_to)
@@ -102,9 +97,7 @@ def labels(table: pd.DataFrame) -> dict[str, Any]:
     found["recall"] = share(hits, int(wrong.sum()))
     found["f1"] = 2 * hits / int(flagged.sum() + wrong.sum())
     right = open_to[wrong & flagged]
-    found["suggestion"] = share(
-        int((right["suggested_label"] == right["true_label"]).sum()), len(right)
-    )
+    found["suggestion"] = share(int((right["suggested_label"] == right["true_label"]).sum()), len(right))
     return found
 
 
@@ -131,9 +124,7 @@ def label_examples(table: pd.DataFrame, examples: int) -> list[dict[str, Any]]:
 
 def wrong_left(table: pd.DataFrame, label: str, kept: pd.Series) -> dict[str, Any]:
     """Count the wrong labels among kept train and validation samples."""
-    rows = table[
-        kept & (table["split"] != "test") & table[label].notna() & table["true_label"].notna()
-    ]
+    rows = table[kept & (table["split"] != "test") & table[label].notna() & table["true_label"].notna()]
     wrong = int((rows[label] != rows["true_label"]).sum())
     return {"wrong": wrong, "labelled": len(rows), "share": share(wrong, len(rows))}
 
@@ -185,9 +176,7 @@ def _mixed(group: pd.DataFrame) -> pd.DataFrame:
     return group.assign(turn=turn).sort_values(["turn", "id"])
 
 
-def checks(
-    found: Iterable[Mapping[str, Any]], table: pd.DataFrame, examples: int
-) -> list[dict[str, Any]]:
+def checks(found: Iterable[Mapping[str, Any]], table: pd.DataFrame, examples: int) -> list[dict[str, Any]]:
     """Give every check with its result and, where it has a rule on a measure, a histogram."""
     given = []
     for check in found:
@@ -272,12 +261,8 @@ def classes(table: pd.DataFrame, found: Iterable[Mapping[str, Any]]) -> list[dic
 
 def confusions(found: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """Give the pairs of classes that are mixed up most."""
-    ranked = sorted(
-        found, key=lambda pair: (-pair["n"], str(pair["given"]), str(pair["suggested"]))
-    )
-    return [
-        {key: pair[key] for key in ("given", "suggested", "n")} for pair in ranked[:_CONFUSIONS]
-    ]
+    ranked = sorted(found, key=lambda pair: (-pair["n"], str(pair["given"]), str(pair["suggested"])))
+    return [{key: pair[key] for key in ("given", "suggested", "n")} for pair in ranked[:_CONFUSIONS]]
 
 
 def actions(table: pd.DataFrame) -> list[dict[str, Any]]:

@@ -1,20 +1,22 @@
-"""Out-of-fold predictions: what a model thinks of samples, and of their kin, that it was not trained on."""
+"""Out-of-fold predictions: what a model thinks of samples when it met neither them nor their kin."""
 
-from typing import Literal
+import warnings
+from typing import Literal, TypeAlias
 
 import numpy as np
 import scipy.sparse
 from scipy.sparse.csgraph import connected_components
-from sklearn.base import ClassifierMixin
 from sklearn.feature_extraction.text import TfidfTransformer
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import StratifiedGroupKFold
 from sklearn.neighbors import KNeighborsClassifier
-from sklearn.pipeline import make_pipeline
+from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import Normalizer, StandardScaler
 
-Vectors = np.ndarray | scipy.sparse.csr_array
-Scheme = Literal["grouped", "random"]
+from winnow.data.stage import BadInput
+
+Vectors: TypeAlias = np.ndarray | scipy.sparse.csr_array
+Scheme: TypeAlias = Literal["grouped", "random"]
 
 
 def kin(*columns: np.ndarray) -> np.ndarray:
@@ -40,14 +42,14 @@ def kin(*columns: np.ndarray) -> np.ndarray:
     return connected_components(links, directed=False)[1][:size]
 
 
-def linear(vectors: Vectors, inverse_penalty: float) -> ClassifierMixin:
+def linear(vectors: Vectors, inverse_penalty: float) -> Pipeline:
     """Make an unfitted logistic regression that suits the vectors: TF-IDF if they are sparse."""
     regression = LogisticRegression(C=inverse_penalty, max_iter=300)
     scale = TfidfTransformer() if scipy.sparse.issparse(vectors) else StandardScaler()
     return make_pipeline(scale, Normalizer(), regression)
 
 
-def neighbours(vectors: Vectors, k: int) -> ClassifierMixin:
+def neighbours(vectors: Vectors, k: int) -> Pipeline:
     """Make an unfitted k-NN classifier by cosine."""
     scale = TfidfTransformer() if scipy.sparse.issparse(vectors) else StandardScaler()
     vote = KNeighborsClassifier(k, metric="cosine", weights="distance", algorithm="brute")
@@ -55,9 +57,18 @@ def neighbours(vectors: Vectors, k: int) -> ClassifierMixin:
 
 
 def fit_predict(
-    model: ClassifierMixin, vectors: Vectors, labels: np.ndarray, asked: Vectors, classes: int
+    model: Pipeline, vectors: Vectors, labels: np.ndarray, asked: Vectors, classes: int
 ) -> np.ndarray:
-    """Fit, and give probabilities with one column per class, also for classes without a sample."""
+    """Fit, and give probabilities with one column per class, also for classes without a sample.
+
+    Raises:
+        BadInput: if there is too little to learn from.
+    """
+    if len(np.unique(labels)) < 2:
+        raise BadInput("all samples to learn from are of one class: there is nothing to tell apart")
+    wanted = getattr(model[-1], "n_neighbors", 1)
+    if len(labels) < wanted:
+        raise BadInput(f"{len(labels)} samples to learn from are too few for {wanted} neighbours")
     model.fit(vectors, labels)
     probabilities = np.zeros((asked.shape[0], classes))
     probabilities[:, model.classes_] = model.predict_proba(asked)
@@ -65,7 +76,7 @@ def fit_predict(
 
 
 def out_of_fold(
-    model: ClassifierMixin,
+    model: Pipeline,
     vectors: Vectors,
     labels: np.ndarray,
     trusted: np.ndarray,
@@ -91,12 +102,24 @@ def out_of_fold(
         Probabilities `[sample, class]`.
 
     Raises:
+        BadInput: if there are more folds than families, or than samples of any class.
         RuntimeError: if a sample was predicted other than exactly once.
     """
+    if folds > len(np.unique(families)):
+        raise BadInput(
+            f"{folds} folds need as many families of samples (one group, say), not "
+            f"{len(np.unique(families))}: ask for fewer folds, or for the scheme 'random'"
+        )
+    if folds > np.bincount(labels).max():
+        raise BadInput(f"no class has a sample for each of {folds} folds: ask for fewer folds")
     splitter = StratifiedGroupKFold(folds, shuffle=True, random_state=seed)
     probabilities = np.full((len(labels), classes), np.nan)
     times = np.zeros(len(labels), int)
-    for rest, held_out in splitter.split(vectors, labels, families):
+    with warnings.catch_warnings():
+        # Some classes have fewer samples than there are folds: the audit reports rare classes.
+        warnings.filterwarnings("ignore", "The least populated class", UserWarning)
+        dealt = list(splitter.split(vectors, labels, families))
+    for rest, held_out in dealt:
         learned = rest[trusted[rest] >= 0]
         probabilities[held_out] = fit_predict(
             model, vectors[learned], trusted[learned], vectors[held_out], classes
@@ -105,3 +128,23 @@ def out_of_fold(
     if not (times == 1).all():
         raise RuntimeError(f"{int((times != 1).sum())} samples are not predicted exactly once")
     return probabilities
+
+
+def mixture(likelihoods: list[np.ndarray]) -> np.ndarray:
+    """Weigh several predictors of the same labels so that their mixture predicts best.
+
+    Args:
+        likelihoods: for each predictor the probabilities that it gave to the labels, out of fold.
+
+    Returns:
+        A share for each predictor; they sum to 1 and have the least log loss together.
+
+    Paper: Maximum likelihood from incomplete data (Dempster et al. 1977), section 4.3: the weights of
+    a mixture whose components are known.
+    """
+    given = np.stack(likelihoods, 1) + 1e-6  # no label is impossible
+    shares = np.full(given.shape[1], 1 / given.shape[1])
+    for _ in range(200):
+        owed = shares * given
+        shares = (owed / owed.sum(1, keepdims=True)).mean(0)
+    return shares

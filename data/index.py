@@ -103,13 +103,9 @@ def _line(entry: Mapping[str, Any]) -> str:
         judged = wording.plural(data["judged"], "label")
         said.append(f"{wording.count(data['flagged'])} of {judged} suspected")
         if effect := data["effect"]:
-            said.append(
-                f"cleaning: {wording.points(effect['value_points'])} points ({effect['verdict']})"
-            )
+            said.append(f"cleaning: {wording.points(effect['value_points'])} points ({effect['verdict']})")
     if model := entry["model"]:
-        accuracy = (
-            wording.percent(model["accuracy"]["value"]) if model["accuracy"] else wording.NOTHING
-        )
+        accuracy = wording.percent(model["accuracy"]["value"]) if model["accuracy"] else wording.NOTHING
         said.append(
             f"{model['name']}: {accuracy} at {wording.size(model['size_bytes'])}, "
             f"{wording.number(model['ratio'])} times smaller"

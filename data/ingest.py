@@ -252,9 +252,7 @@ def plant_noise(manifest: pd.DataFrame, rate: float, random: np.random.Generator
     return labels
 
 
-def _metrics(
-    manifest: pd.DataFrame, rejects: pd.DataFrame, truth: pd.DataFrame
-) -> dict[str, int | float]:
+def _metrics(manifest: pd.DataFrame, rejects: pd.DataFrame, truth: pd.DataFrame) -> dict[str, int | float]:
     labelled = manifest["label"].notna()
     return {
         "samples": len(manifest),

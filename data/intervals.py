@@ -43,9 +43,7 @@ def paired_difference(
     difference = second.astype(float) - first.astype(float)
     # A difference of two 0/1 outcomes has three values: resampling their counts is exact and fast.
     values, counts = np.unique(difference, return_counts=True)
-    draws = np.random.default_rng(seed).multinomial(
-        len(difference), counts / len(difference), size=resamples
-    )
+    draws = np.random.default_rng(seed).multinomial(len(difference), counts / len(difference), size=resamples)
     means = draws @ values / len(difference)
     low, high = np.quantile(means, [0.025, 0.975])
     return float(difference.mean()), float(low), float(high)

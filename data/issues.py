@@ -1,4 +1,4 @@
-"""Detectors: wrong labels, outliers, exact and near duplicates. The one module that imports cleanlab.
+"""Detectors: wrong labels, outliers, exact and near duplicates; the one module to import cleanlab.
 
 Everything is asked of cleanlab's functions and not of its Datalab, which goes on in silence when a
 check fails: here a check that fails takes the stage down.
@@ -12,19 +12,17 @@ from typing import NamedTuple
 import numpy as np
 import scipy.sparse
 from scipy.sparse.csgraph import connected_components
-from sklearn.decomposition import TruncatedSVD
-from sklearn.preprocessing import StandardScaler
+from sklearn.neighbors import NearestNeighbors
 
 from winnow.data.folds import Vectors
+from winnow.data.stage import BadInput
 
 with warnings.catch_warnings():
     # Importing cleanlab silences every warning of the process; leaving this block undoes that.
     from cleanlab.count import compute_confident_joint, estimate_joint, num_label_issues
     from cleanlab.filter import find_label_issues
-    from cleanlab.outlier import OutOfDistribution
     from cleanlab.rank import get_label_quality_scores
 
-_DIMENSIONS = 128  # in which neighbours are looked for, where vectors are sparse
 _OUTLIER_FACTOR = 1.7  # interquartile ranges above the third quartile, cleanlab's own rule
 
 
@@ -69,7 +67,10 @@ def label_issues(labels: np.ndarray, judged: np.ndarray, voted: np.ndarray) -> L
     ranked = suspects[np.argsort(quality[suspects], kind="stable")]
     flagged = np.zeros(len(labels), bool)
     flagged[ranked[:count]] = True
-    pruned = find_label_issues(labels, judged, filter_by="prune_by_noise_rate", n_jobs=1)
+    with warnings.catch_warnings():
+        # It leaves classes of a sample or two alone: the audit reports rare classes.
+        warnings.filterwarnings("ignore", "May not flag all label issues", UserWarning)
+        pruned = find_label_issues(labels, judged, filter_by="prune_by_noise_rate", n_jobs=1)
     majority = voted.max(1) > 0.5
     outvoted = majority & (voted.argmax(1) != labels)
     detectors = flagged.astype(int) + pruned + outvoted
@@ -91,9 +92,7 @@ def exact_sets(payloads: Iterable[bytes]) -> np.ndarray:
 
 def _sets(members: np.ndarray) -> np.ndarray:
     """Renumber sets by their first member; a set of one is -1."""
-    _, first, inverse, counts = np.unique(
-        members, return_index=True, return_inverse=True, return_counts=True
-    )
+    _, first, inverse, counts = np.unique(members, return_index=True, return_inverse=True, return_counts=True)
     several = counts > 1
     number = np.full(len(counts), -1)
     order = np.argsort(first[several])
@@ -115,38 +114,38 @@ class Neighbourhood(NamedTuple):
     near_set: np.ndarray
 
 
-def neighbourhood(
-    vectors: Vectors, exact: np.ndarray, *, k: int, near_fraction: float, seed: int
-) -> Neighbourhood:
-    """Look for outliers and near duplicates among cosine neighbours.
+def neighbourhood(vectors: Vectors, exact: np.ndarray, *, k: int, near_fraction: float) -> Neighbourhood:
+    """Look for outliers and near duplicates among the nearest neighbours.
 
-    Equal samples count once: their zero distances would hide the typical one.
+    Distances are Euclidean: to cosines of centred vectors a handful of noisy images look alike, since
+    they all point the same way. Equal samples count once: their zero distances would hide the
+    typical one. Outliers that come in a tight crowd of more than k are neighbours to each other, and
+    are not found.
 
     Args:
         vectors: one row per sample.
         exact: their exact sets.
         k: neighbours of a sample.
-        near_fraction: a pair is near if its distance is below this fraction of the median distance
-            to the nearest neighbour.
-        seed: of the projection of sparse vectors.
+        near_fraction: a pair is near if its squared distance is below this fraction of the median
+            squared distance to the nearest neighbour. Between vectors of length 1 these are twice
+            the cosine distances, and the rule is cleanlab's.
 
     Raises:
-        ValueError: if there are not more than k different samples.
+        BadInput: if there are not more than k different samples.
     """
     first = np.isin(np.arange(len(exact)), np.unique(exact, return_index=True)[1])
     once = np.flatnonzero((exact < 0) | first)
     if len(once) <= k:
-        raise ValueError(f"{len(once)} different samples are too few for {k} neighbours")
-    space = _dense(vectors, seed)
-    detector = OutOfDistribution(params={"k": k})
-    score = detector.fit_score(features=space[once], verbose=False)
-    distance, neighbour = detector.params["knn"].kneighbors(n_neighbors=k)
+        raise BadInput(f"{len(once)} different samples are too few for {k} neighbours")
+    nearest = NearestNeighbors(n_neighbors=k, algorithm="brute").fit(_scaled(vectors[once]))
+    distance, neighbour = nearest.kneighbors()
 
     mean = distance.mean(1)
+    score = np.exp(-mean / max(np.median(mean), np.finfo(float).eps))
     lower, upper = np.quantile(mean, [0.25, 0.75])
     outlier = mean > upper + _OUTLIER_FACTOR * (upper - lower)
 
-    near = distance < near_fraction * np.median(distance[:, 0])
+    near = distance < np.sqrt(near_fraction) * np.median(distance[:, 0])
     row, column = np.nonzero(near)
     pairs = scipy.sparse.coo_array(
         (np.ones(len(row)), (row, neighbour[row, column])), shape=(len(once), len(once))
@@ -155,11 +154,15 @@ def neighbourhood(
     return Neighbourhood(*(_spread(part, once, exact) for part in (score, outlier, near_set)))
 
 
-def _dense(vectors: Vectors, seed: int) -> np.ndarray:
-    if isinstance(vectors, np.ndarray):
-        return StandardScaler().fit_transform(vectors)
-    size = min(_DIMENSIONS, min(vectors.shape) - 1)
-    return TruncatedSVD(size, random_state=seed).fit_transform(vectors)
+def _scaled(vectors: Vectors) -> Vectors:
+    """Bring features to one scale; hashed words have one."""
+    if not isinstance(vectors, np.ndarray):
+        return vectors
+    spread = vectors.std(axis=0)
+    if not spread.any():
+        return vectors
+    # Divided by its own small spread, a pixel that is dark in almost all images would outweigh the rest.
+    return vectors / np.maximum(spread, np.median(spread[spread > 0]))
 
 
 def _spread(values: np.ndarray, once: np.ndarray, exact: np.ndarray) -> np.ndarray:

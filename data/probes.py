@@ -33,9 +33,7 @@ def read(root: Path, rounds: Sequence[int]) -> list[dict[str, Any]]:
 
 def against_baselines(measured: Mapping[str, Any]) -> list[dict[str, Any]]:
     """Judge the pretrained encoder against what needs no pretraining."""
-    judged = (
-        (text, claims.gain(measured[name], measured["linear"])) for name, text in _BASELINES.items()
-    )
+    judged = ((text, claims.gain(measured[name], measured["linear"])) for name, text in _BASELINES.items())
     return [{"baseline": text, **gain} for text, gain in judged if gain]
 
 

@@ -46,9 +46,7 @@ def main(
         _log.info("%-8s %s: %s", gate["status"], gate["name"], gate["text"])
 
 
-def gather(
-    ingest: Path, root: Path, rounds: Sequence[int], examples: int, modality: str
-) -> dict[str, Any]:
+def gather(ingest: Path, root: Path, rounds: Sequence[int], examples: int, modality: str) -> dict[str, Any]:
     """Collect all that the report says, as JSON."""
     manifest = store.read_table(ingest / "manifest.parquet")
     truth = store.read_table(ingest / "truth.parquet")[["id", "label"]]
@@ -94,9 +92,7 @@ def refuse_touched_test(table: pd.DataFrame, number: int) -> None:
         )
 
 
-def _dataset(
-    name: str, modality: str, manifest: pd.DataFrame, rejected: pd.DataFrame
-) -> dict[str, Any]:
+def _dataset(name: str, modality: str, manifest: pd.DataFrame, rejected: pd.DataFrame) -> dict[str, Any]:
     labelled = manifest["label"].notna()
     splits = [
         {"split": split, "n": int(here.sum()), "labelled": int((here & labelled).sum())}
@@ -136,9 +132,7 @@ def _noise(judged: Mapping[int, pd.DataFrame]) -> list[dict[str, Any]]:
     return rows
 
 
-def _round(
-    audit: Path, number: int, table: pd.DataFrame, examples: int, last: bool
-) -> dict[str, Any]:
+def _round(audit: Path, number: int, table: pd.DataFrame, examples: int, last: bool) -> dict[str, Any]:
     """Collect a round; samples that are much the same in all rounds are shown for the last."""
     summary = store.read_json(audit / "summary.json")
     shown = examples if last else 0

@@ -86,9 +86,7 @@ class Folder(Source):
 
     def records(self, raw: Path, suffixes: frozenset[str]) -> Iterator[Record]:
         if not raw.is_dir():
-            raise BadInput(
-                f"{raw} is no folder; a single table is read by winnow.data.sources.Table"
-            )
+            raise BadInput(f"{raw} is no folder; a single table is read by winnow.data.sources.Table")
         root = raw.resolve()
         are_splits = _holds_splits(root)
         found = False
@@ -288,9 +286,7 @@ def _rows(table: Path, encoding: str) -> Iterator[dict[str, Any] | str]:
                 lines = io.TextIOWrapper(file, encoding=encoding, newline="")
                 yield from _cells(lines, kind) if kind in _SEPARATORS else _json_lines(lines)
             else:
-                raise BadInput(
-                    f"{table}: ending {kind!r} is none of .csv, .tsv, .jsonl, .ndjson, .parquet"
-                )
+                raise BadInput(f"{table}: ending {kind!r} is none of .csv, .tsv, .jsonl, .ndjson, .parquet")
     except UnicodeDecodeError as error:
         raise BadInput(
             f"{table} is not {encoding}: byte {error.object[error.start]:#04x}; convert it, or set "

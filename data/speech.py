@@ -39,9 +39,7 @@ class Speech(Modality):
 
     suffixes: ClassVar[frozenset[str]] = frozenset({".wav", ".flac", ".ogg", ".mp3"})
 
-    def __init__(
-        self, sample_rate_hz: int, seconds: float, mels: int, frames_per_token: int
-    ) -> None:
+    def __init__(self, sample_rate_hz: int, seconds: float, mels: int, frames_per_token: int) -> None:
         tokens = round(seconds * _FRAMES_PER_SECOND) // frames_per_token
         if tokens < 1:
             raise ValueError(
@@ -179,9 +177,7 @@ def _read(raw: bytes) -> tuple[Float64[np.ndarray, "time channel"], int]:
         with soundfile.SoundFile(io.BytesIO(raw)) as file:
             promised, rate = file.frames, file.samplerate
             if promised > MAX_SECONDS * rate:
-                raise Reject(
-                    f"{promised / rate:.0f} s are longer than {MAX_SECONDS:.0f} s: cut it up"
-                )
+                raise Reject(f"{promised / rate:.0f} s are longer than {MAX_SECONDS:.0f} s: cut it up")
             samples = file.read(dtype="float64", always_2d=True)
     except soundfile.LibsndfileError as error:
         raise Reject(f"not a recording that libsndfile can read: {error.error_string}") from error

@@ -68,16 +68,12 @@ class ShardWriter:
 
 def sample_writer(ingest: Path) -> ShardWriter:
     """Open the sample shards of an ingest folder for writing rows of (id, payload)."""
-    return ShardWriter(
-        ingest / "samples", pa.schema([("id", pa.string()), ("payload", pa.binary())])
-    )
+    return ShardWriter(ingest / "samples", pa.schema([("id", pa.string()), ("payload", pa.binary())]))
 
 
 def vector_writer(directory: Path) -> ShardWriter:
     """Open a folder of vectors (descriptors or embeddings) for writing rows of (id, vector)."""
-    return ShardWriter(
-        directory, pa.schema([("id", pa.string()), ("vector", pa.list_(pa.float32()))])
-    )
+    return ShardWriter(directory, pa.schema([("id", pa.string()), ("vector", pa.list_(pa.float32()))]))
 
 
 def _batches(directory: Path) -> Iterator[pa.RecordBatch]:
@@ -111,9 +107,7 @@ def payloads(ingest: Path, ids: Collection[str] | None = None) -> Iterator[tuple
         raise KeyError(f"{len(wanted)} ids are not in {ingest / 'samples'}: {sorted(wanted)[:3]} …")
 
 
-def read_vectors(
-    directory: Path, ids: Collection[str] | None = None
-) -> np.ndarray | scipy.sparse.csr_array:
+def read_vectors(directory: Path, ids: Collection[str] | None = None) -> np.ndarray | scipy.sparse.csr_array:
     """Read vectors in the order of `ids` (None: as stored); sparse where most entries are 0.
 
     Raises:
@@ -149,7 +143,7 @@ def write_table(path: Path, table: pd.DataFrame) -> None:
 def read_table(path: Path) -> pd.DataFrame:
     """Read a table that `write_table` wrote; missing strings are None."""
     table = pq.read_table(path).to_pandas()
-    for name in table.columns[table.dtypes.map(lambda t: t == object or t == "str")]:
+    for name in table.columns[table.dtypes.map(lambda t: t in ("object", "str"))]:
         table[name] = table[name].astype(object).where(table[name].notna(), None)
     return table
 

@@ -62,9 +62,7 @@ class Text(Modality):
 
     def __init__(self, length: int, vocabulary: int) -> None:
         if length < 1 or vocabulary < 2:
-            raise ValueError(
-                f"length must be at least 1 and vocabulary 2, not {length} and {vocabulary}"
-            )
+            raise ValueError(f"length must be at least 1 and vocabulary 2, not {length} and {vocabulary}")
         self.length, self.vocabulary = length, vocabulary
         self.grid = (length,)
 
@@ -143,8 +141,7 @@ def _measures(text: str) -> dict[str, float]:
     words = text.lower().split()
     triples = list(zip(words, words[1:], words[2:], strict=False))
     odd = sum(
-        char in _INVISIBLE or (unicodedata.category(char) == "Cc" and char not in "\t\n\r\f")
-        for char in text
+        char in _INVISIBLE or (unicodedata.category(char) == "Cc" and char not in "\t\n\r\f") for char in text
     )
     return {
         "characters": float(len(text)),

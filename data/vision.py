@@ -72,9 +72,7 @@ class Vision(Modality):
 
         Nothing is mirrored: a mirrored digit or letter is another one, or none.
         """
-        shift_x, shift_y, scale, gain, offset = (
-            2 * torch.rand(5, generator=generator) - 1
-        ).tolist()
+        shift_x, shift_y, scale, gain, offset = (2 * torch.rand(5, generator=generator) - 1).tolist()
         zoom = 1 + 0.1 * scale
         # A canvas runs from -1 to 1, so an eighth of it is 0.25.
         theta = torch.tensor([[[zoom, 0, 0.25 * shift_x], [0, zoom, 0.25 * shift_y]]])

@@ -1,24 +1,25 @@
-"""Lay out real datasets the way users have theirs: `python examples/real.py DATASETS OUT`.
+"""Lay out real datasets the way users have theirs, in a workspace with the project's pipeline.
 
-Speech is a folder and a table of labels and speakers, vision one folder per split and class, text
-one CSV. The sections that read them in params.yaml:
-
-    speech: {class_path: winnow.data.sources.Table,
-             init_args: {table: labels.csv, path: file, label: label, group: speaker}}
-    vision: {class_path: winnow.data.sources.Folder, init_args: {labels: folders}}
-    text:   {class_path: winnow.data.sources.Table,
-             init_args: {text: text, label: label, split: split}}
+`python examples/real.py DATASETS WORKSPACE`; `make real DATA=DATASETS` does it and runs the pipeline. Speech
+becomes a folder and a table of labels and speakers, vision one folder per split and class, text one CSV.
+What reads them stands in examples/real.yaml, which is laid over params.yaml.
 """
 
 import csv
 import gzip
+import shutil
 import sys
 import tarfile
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import yaml
 from PIL import Image
+
+PROJECT = Path(__file__).resolve().parents[1]
+PIPELINE = ("data", "ssl", "compress", "reviews", ".dvc/config", "dvc.yaml")
 
 CLOTHES = (
     *("t-shirt", "trouser", "pullover", "dress", "coat"),
@@ -28,11 +29,39 @@ TOPICS = ("world", "sports", "business", "technology")
 IMAGES = {"train": 8_000, "test": 2_000}  # of 60,000 and 10,000
 
 
-def main(datasets: Path, out: Path) -> None:
-    """Write `out/speech`, `out/vision` and `out/text.csv`."""
-    speech(datasets / "fsdd", out / "speech")
-    vision(datasets / "FashionMNIST" / "raw", out / "vision")
-    text(datasets / "ag_news", out / "text.csv")
+def main(datasets: Path, workspace: Path) -> None:
+    """Write `sources/`, once, and beside it the pipeline and its numbers, anew."""
+    sources = workspace / "sources"
+    if not sources.exists():
+        partial = workspace / ".sources.partial"
+        shutil.rmtree(partial, ignore_errors=True)
+        speech(datasets / "fsdd", partial / "speech")
+        vision(datasets / "FashionMNIST" / "raw", partial / "vision")
+        text(datasets / "ag_news", partial / "text.csv")
+        partial.rename(sources)
+    for name in PIPELINE:
+        source, target = PROJECT / name, workspace / name
+        if source.is_dir():
+            shutil.rmtree(target, ignore_errors=True)
+            shutil.copytree(source, target, ignore=shutil.ignore_patterns("__pycache__"))
+        else:
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(source, target)
+    numbers, changes = (
+        yaml.safe_load(path.read_text(encoding="utf-8"))
+        for path in (PROJECT / "params.yaml", PROJECT / "examples" / "real.yaml")
+    )
+    merged = yaml.safe_dump(laid_over(numbers, changes), sort_keys=False)
+    (workspace / "params.yaml").write_text(merged, encoding="utf-8")
+
+
+def laid_over(numbers: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
+    """Replace what `changes` names; a source is replaced whole, since each has its own arguments."""
+    merged = dict(numbers)
+    for key, change in changes.items():
+        nested = isinstance(change, dict) and isinstance(merged.get(key), dict) and key != "source"
+        merged[key] = laid_over(merged[key], change) if nested else change
+    return merged
 
 
 def speech(fsdd: Path, out: Path) -> None:
@@ -84,9 +113,7 @@ def write_csv(path: Path, header: tuple[str, ...], rows: Iterable[tuple[str, ...
 
 if __name__ == "__main__":
     if len(sys.argv) != 3:
-        sys.exit("usage: python examples/real.py DATASETS OUT")
-    if Path(sys.argv[2]).exists():
-        sys.exit(f"{sys.argv[2]} exists already: remove it, or name another folder")
+        sys.exit("usage: python examples/real.py DATASETS WORKSPACE")
     try:
         main(Path(sys.argv[1]), Path(sys.argv[2]))
     except FileNotFoundError as error:

@@ -88,5 +88,5 @@ class Classification(lightning.LightningModule):
         self.log("val/accuracy", accuracy(logits, batch.label), prog_bar=True, batch_size=size)
         self.log("val/loss", label_loss(logits, batch.label, 0.0), batch_size=size)
 
-    def configure_optimizers(self) -> dict[str, Any]:
+    def configure_optimizers(self) -> Any:
         return optimizers(self, self.optimization, self.trainer.max_steps)

@@ -185,9 +185,7 @@ class Data2Vec(lightning.LightningModule):
 
     def training_step(self, batch: Batch, batch_idx: int) -> Float[Tensor, ""]:
         turn = self.global_step * self.trainer.accumulate_grad_batches + batch_idx
-        loss = self.loss(
-            batch.x, stream(self.seed, turn * self.trainer.world_size + self.global_rank)
-        )
+        loss = self.loss(batch.x, stream(self.seed, turn * self.trainer.world_size + self.global_rank))
         self.log("loss", loss, prog_bar=True)
         return loss
 
@@ -229,5 +227,5 @@ class Data2Vec(lightning.LightningModule):
             "effective_rank": monitor.effective_rank(pooled),
         }
 
-    def configure_optimizers(self) -> dict[str, Any]:
+    def configure_optimizers(self) -> Any:
         return optimizers(self, self.optimization, self.trainer.max_steps)

@@ -50,9 +50,7 @@ def main(
                     writer.add(id_, vector)
 
 
-def _batches(
-    modality: Modality, ingest: Path, size: int
-) -> Iterator[tuple[list[str], torch.Tensor]]:
+def _batches(modality: Modality, ingest: Path, size: int) -> Iterator[tuple[list[str], torch.Tensor]]:
     ids: list[str] = []
     loaded: list[torch.Tensor] = []
     total = len(store.read_table(ingest / "manifest.parquet"))

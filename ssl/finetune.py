@@ -55,9 +55,7 @@ def main(
     history.write(out / "history.csv")
     held_out = method.trainer.datamodule.read("validation")  # type: ignore[attr-defined]
     logits = predict(method.classifier, held_out.x, 256)
-    store.write_json(
-        out / "metrics.json", {"val_accuracy": round(accuracy(logits, held_out.label), 6)}
-    )
+    store.write_json(out / "metrics.json", {"val_accuracy": round(accuracy(logits, held_out.label), 6)})
 
 
 if __name__ == "__main__":

@@ -118,9 +118,7 @@ def sincos_positions(grid: tuple[int, ...], dim: int) -> Float[Tensor, "token di
 
 def gather_tokens(
     x: Float[Tensor, "batch token dim"], chosen: Bool[Tensor, "batch token"]
-) -> tuple[
-    Float[Tensor, "batch seen dim"], Bool[Tensor, "batch seen"], Int[Tensor, "batch seen"]
-]:
+) -> tuple[Float[Tensor, "batch seen dim"], Bool[Tensor, "batch seen"], Int[Tensor, "batch seen"]]:
     """Keep each row's chosen tokens, in order; shorter rows are filled up with unchosen ones.
 
     Returns:
@@ -152,9 +150,7 @@ class Encoder(nn.Module):
         tokens = self.frontend(x)
         return Tokens(tokens.x + self.positions, tokens.valid)
 
-    def run(
-        self, x: Float[Tensor, "batch seen dim"], valid: Bool[Tensor, "batch seen"]
-    ) -> Encoded:
+    def run(self, x: Float[Tensor, "batch seen dim"], valid: Bool[Tensor, "batch seen"]) -> Encoded:
         """Run tokens through the layers."""
         x = self.norm(x)
         hidden, taps = [], []
@@ -176,9 +172,7 @@ class Encoder(nn.Module):
         return torch.cat([pool(h, encoded.valid) for h in encoded.hidden], 1)
 
 
-def pool(
-    x: Float[Tensor, "batch seen dim"], valid: Bool[Tensor, "batch seen"]
-) -> Float[Tensor, "batch dim"]:
+def pool(x: Float[Tensor, "batch seen dim"], valid: Bool[Tensor, "batch seen"]) -> Float[Tensor, "batch dim"]:
     """Average the valid tokens of each sample."""
     weight = valid.to(x.dtype)[..., None]
     return (x * weight).sum(1) / weight.sum(1).clamp(min=1)
@@ -200,6 +194,7 @@ class Classifier(nn.Module):
 def set_dropout(encoder: Encoder, probability: float) -> None:
     """Change the dropout of a trunk: what suits a long run without labels is not what suits a short one."""
     for layer in encoder.layers:
+        assert isinstance(layer, Layer)
         layer.dropout.p = layer.attention.dropout = probability
 
 
@@ -244,11 +239,10 @@ def load(directory: Path) -> Encoder | Classifier:
         RuntimeError: if weights and architecture do not fit.
     """
     config = store.read_json(directory / "config.json")
-    model: Encoder | Classifier = Encoder(
-        modalities.build(config["modality"]), Shape(**config["shape"])
-    )
+    model: Encoder | Classifier
+    model = encoder = Encoder(modalities.build(config["modality"]), Shape(**config["shape"]))
     if config["classes"] is not None:
-        model = Classifier(model, config["classes"])
+        model = Classifier(encoder, config["classes"])
     model.load_state_dict(load_file(directory / "model.safetensors"))
     return model.eval()
 

@@ -129,8 +129,9 @@ class CollapseMonitor(Callback):
         facts = ", ".join(f"{name} {seen[name]:.3g} < {floors[name]:.3g}" for name in low)
         news = (
             f"representations collapse at step {step}: {facts}, {self.bad} times in a row. "
-            "Raise ema.start, lower optimization.lr or lengthen optimization.warmup; where "
-            "sample_share is low, targets are a function of the position alone: raise ema.start first"
+            "Raise ema.start, lower optimization.lr, lengthen optimization.warmup, or give it more "
+            "steps to come out again; where sample_share is low, targets are a function of the "
+            "position alone: raise ema.start first"
         )
         if self.action == "stop":
             raise Collapsed(news)

@@ -3,7 +3,7 @@
 import logging
 from pathlib import Path
 
-from sklearn.base import ClassifierMixin
+from sklearn.pipeline import Pipeline
 from threadpoolctl import threadpool_limits
 
 from winnow.data import folds, store
@@ -56,7 +56,7 @@ def main(
     learned, wanted = train["label"].map(index).to_numpy(int), test["label"].map(index).to_numpy(int)
     for prefix, directory in evidence.items():
         vectors = store.read_vectors(directory, [*train["id"], *test["id"]])
-        probes: dict[str, ClassifierMixin] = {
+        probes: dict[str, Pipeline] = {
             "linear": folds.linear(vectors, inverse_penalty),
             "knn": folds.neighbours(vectors, neighbours),
         }

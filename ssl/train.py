@@ -4,6 +4,7 @@ A stage hands its section of params.yaml to LightningCLI, so whatever Lightning'
 there, and `python -m winnow.ssl.pretrain fit --help` is the same thing on the command line.
 """
 
+import inspect
 import logging
 import math
 import sys
@@ -16,7 +17,7 @@ from typing import Any, TypeVar
 import lightning
 import pandas as pd
 import torch
-from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.callbacks import Callback, Checkpoint
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from timm.optim import param_groups_weight_decay
 from torch import nn
@@ -59,9 +60,7 @@ def optimizers(module: nn.Module, optimization: Optimization, steps: int) -> dic
     """Make the optimizer and the schedule of a run, in the form Lightning asks for."""
     groups = param_groups_weight_decay(module, optimization.weight_decay)
     optimizer = torch.optim.AdamW(groups, lr=optimization.lr, betas=optimization.betas)
-    schedule = torch.optim.lr_scheduler.LambdaLR(
-        optimizer, lambda step: optimization.factor(step, steps)
-    )
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: optimization.factor(step, steps))
     return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
 
@@ -70,27 +69,31 @@ class History(Callback):
 
     def __init__(self) -> None:
         self.rows: dict[int, dict[str, float]] = {}
+        self._latest: dict[str, Any] = {}  # of every metric, for rows that did not measure it
 
     def on_train_batch_end(
         self, trainer: lightning.Trainer, module: Any, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
+        self._latest.update(trainer.callback_metrics)
         step = trainer.global_step
-        if step % trainer.log_every_n_steps == 0 or step == trainer.max_steps:
-            self._keep(trainer)
+        every: int = trainer.log_every_n_steps  # type: ignore[attr-defined]
+        if step % every == 0 or step == trainer.max_steps:
+            self._keep(step)
 
     def on_validation_end(self, trainer: lightning.Trainer, module: Any) -> None:
         if not trainer.sanity_checking:
-            self._keep(trainer)
+            self._latest.update(trainer.callback_metrics)
+            self._keep(trainer.global_step)
 
-    def _keep(self, trainer: lightning.Trainer) -> None:
-        row = self.rows.setdefault(trainer.global_step, {})
-        row.update({name: float(value) for name, value in trainer.callback_metrics.items()})
+    def _keep(self, step: int) -> None:
+        self.rows[step] = {name: float(value) for name, value in self._latest.items()}
 
     def state_dict(self) -> dict[str, Any]:
-        return {"rows": self.rows}
+        latest = {name: float(value) for name, value in self._latest.items()}
+        return {"rows": self.rows, "latest": latest}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        self.rows = state_dict["rows"]
+        self.rows, self._latest = state_dict["rows"], state_dict["latest"]
 
     def write(self, path: Path) -> None:
         """Write one row per logged step, as CSV for `dvc plots`."""
@@ -101,21 +104,37 @@ class History(Callback):
 class _Cli(LightningCLI):
     """LightningCLI, whose data module makes the modality and hands it to the method."""
 
+    def __init__(
+        self,
+        method: type[lightning.LightningModule],
+        *,
+        defaults: dict[str, Any],
+        callbacks: tuple[Callback, ...] = (),
+        **keywords: Any,
+    ) -> None:
+        self._method_parameters = set(inspect.signature(method).parameters)
+        self._defaults, self._callbacks = defaults, callbacks
+        self.history = History()
+        super().__init__(method, Samples, **keywords)
+
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        parser.link_arguments(
-            "data", "model.modality", lambda data: data.modality, apply_on="instantiate"
-        )
+        parser.set_defaults({f"trainer.{name}": value for name, value in self._defaults.items()})
+        parser.link_arguments("data", "model.modality", lambda data: data.modality, apply_on="instantiate")
         parser.link_arguments("data.seed", "model.seed")
         if "classes" in self._method_parameters:
             parser.link_arguments("data.classes", "model.classes", apply_on="instantiate")
 
-    def __init__(self, method: type[lightning.LightningModule], **keywords: Any) -> None:
-        self._method_parameters = set(_parameters(method))
-        super().__init__(method, Samples, **keywords)
+    def instantiate_trainer(self, **keywords: Any) -> lightning.Trainer:
+        trainer = super().instantiate_trainer(**keywords)
+        # Behind those whose numbers the history keeps, in front of the checkpoints, which are to hold
+        # what all of them did to the step.
+        callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
+        place = sum(not isinstance(callback, Checkpoint) for callback in callbacks)
+        callbacks[place:place] = [*self._callbacks, self.history]
+        return trainer
 
-
-def _parameters(method: type) -> list[str]:
-    return list(method.__init__.__annotations__)
+    def _parse_ckpt_path(self) -> None:
+        """Look for no arguments in a checkpoint: it holds none, and Lightning would unpickle it."""
 
 
 def _companions(logs: Path) -> dict[str, Any]:
@@ -179,6 +198,8 @@ def fit(
     run_of |= trainer | {"callbacks": run_of["callbacks"] + trainer.get("callbacks", [])}
     cli = _Cli(
         method,
+        defaults={},
+        callbacks=callbacks,
         args={"model": model, "data": data, "trainer": run_of, "seed_everything": data["seed"]},
         save_config_callback=None,
         run=False,
@@ -186,11 +207,8 @@ def fit(
     logs.mkdir(parents=True, exist_ok=True)
     saved = cli.parser.dump(cli.config, skip_none=False)
     (logs / "config.yaml").write_text(saved, encoding="utf-8")
-    history = History()
-    # In front of the checkpoints, which are to hold what these callbacks did to the step.
-    cli.trainer.callbacks[:0] = [*callbacks, history]  # type: ignore[attr-defined]
     cli.trainer.fit(cli.model, datamodule=cli.datamodule)
-    return cli.model.eval(), history
+    return cli.model.eval(), cli.history
 
 
 def _settle() -> None:
@@ -201,6 +219,8 @@ def _settle() -> None:
     # Lightning's own use of torch, which its user can do nothing about.
     warnings.filterwarnings("ignore", ".*LeafSpec.*", module="lightning")
     warnings.filterwarnings("ignore", ".*exists and is not empty", module="lightning")
+    # A teacher is in evaluation mode for good.
+    warnings.filterwarnings("ignore", ".*eval mode at the start of training", module="lightning")
     # Batches are cut from tensors in memory; workers would only copy them.
     warnings.filterwarnings("ignore", ".*does not have many workers", module="lightning")
 
@@ -211,7 +231,7 @@ def run(main: Callable[..., None], method: type[lightning.LightningModule]) -> N
         _settle()
         _Cli(
             method,
-            trainer_defaults=_companions(Path("logs") / method.__name__.lower()),
+            defaults=_companions(Path("logs") / method.__name__.lower()),
             save_config_kwargs={"overwrite": True},
         )
     else:

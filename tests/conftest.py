@@ -40,9 +40,7 @@ def wav(samples: np.ndarray, rate: int = 8000, subtype: str = "PCM_16") -> bytes
     return file.getvalue()
 
 
-def tone(
-    hertz: float, seconds: float, rate: int = 8000, rise: float = 0.0, seed: int = 0
-) -> np.ndarray:
+def tone(hertz: float, seconds: float, rate: int = 8000, rise: float = 0.0, seed: int = 0) -> np.ndarray:
     """A tone that may rise, with harmonics and a little noise, as loud as speech."""
     time = np.arange(round(seconds * rate)) / rate
     phase = 2 * np.pi * hertz * (time + rise * time**2)
@@ -122,9 +120,7 @@ def write_texts(root: Path) -> Path:
     for label, words in topics.items():
         for _ in range(SAMPLES_PER_CLASS):
             a, b, c, d = random.choice(words, 4, replace=False)
-            rows.append(
-                {"text": f"The {a} and the {b} are with a {c}, near the {d}.", "label": label}
-            )
+            rows.append({"text": f"The {a} and the {b} are with a {c}, near the {d}.", "label": label})
     root.mkdir(parents=True, exist_ok=True)
     path = root / "texts.jsonl"
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
@@ -181,9 +177,7 @@ def raw(kind: Kind, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def ingested(
-    kind: Kind, modality: Modality, raw: Path, tmp_path_factory: pytest.TempPathFactory
-) -> Path:
+def ingested(kind: Kind, modality: Modality, raw: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder that `ingest` wrote: 72 labelled samples of 3 classes, 44 or so to train on."""
     out = tmp_path_factory.mktemp(f"{kind.name}-out") / "ingest"
     ingest.main(

@@ -103,9 +103,7 @@ def summary(number: int) -> dict[str, Any]:
         "leakage": {"exact_across_splits": 0, "near_across_splits": 3},
         "checks": [
             check("short", "ok", rule="words < 3", n_checked=60, n_flagged=2, rate=2 / 60),
-            check(
-                "garbled", "skipped", reason="nothing to check", n_checked=0, n_flagged=0, rate=0.0
-            ),
+            check("garbled", "skipped", reason="nothing to check", n_checked=0, n_flagged=0, rate=0.0),
             check("language", "error", reason="RuntimeError: no model", n_flagged=0, rate=0.0),
         ],
     }

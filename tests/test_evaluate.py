@@ -51,9 +51,7 @@ def test_latency_is_of_every_model_and_batch_size(tmp_path: Path) -> None:
             assert 0 < p10 <= median <= p90
 
 
-def test_refuses_a_model_of_other_classes(
-    modality: Modality, ingested: Path, tmp_path: Path
-) -> None:
+def test_refuses_a_model_of_other_classes(modality: Modality, ingested: Path, tmp_path: Path) -> None:
     torch.manual_seed(0)
     models.save(Classifier(Encoder(modality, tiny.SHAPE), ["x", "y"]), tmp_path)
     with pytest.raises(BadInput, match=r"the teacher knows the classes \['x', 'y'\]"):

@@ -12,9 +12,9 @@ import torch
 
 from winnow.compress import fakequant, integer
 from winnow.compress.export import OnnxClassifier, compressed_bytes, to_onnx
-from winnow.compress.teaching import predict
 from winnow.data import store
 from winnow.data.modality import Modality
+from winnow.ssl.classification import predict
 from winnow.ssl.model import Classifier, Encoder, Shape
 
 # An export takes seconds for each layer.
@@ -38,9 +38,7 @@ def trained(model: Classifier, x: torch.Tensor) -> Classifier:
     return model.eval()
 
 
-def test_onnx_runtime_does_what_was_trained(
-    modality: Modality, ingested: Path, tmp_path: Path
-) -> None:
+def test_onnx_runtime_does_what_was_trained(modality: Modality, ingested: Path, tmp_path: Path) -> None:
     x = inputs(modality, ingested, 40)
     model = Classifier(Encoder(modality, SHAPE), ["a", "b", "c"]).eval()
     to_onnx(model, x, tmp_path / "float.onnx")
@@ -97,9 +95,7 @@ def test_weights_lie_as_int8_and_biases_as_int32(exported: tuple[Classifier, Pat
         if isinstance(module, integer.Integer):
             assert kinds[f"{name}.weight"] == onnx.TensorProto.INT8
             assert kinds[f"{name}.bias"] == onnx.TensorProto.INT32
-    matrices = [
-        tensor for tensor in graph.initializer if len(tensor.dims) > 1 and tensor.data_type == 1
-    ]
+    matrices = [tensor for tensor in graph.initializer if len(tensor.dims) > 1 and tensor.data_type == 1]
     assert [tensor.name for tensor in matrices] == ["encoder.positions"]
 
 

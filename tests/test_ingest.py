@@ -96,9 +96,7 @@ def test_frontends_give_a_token_for_each_place_on_the_grid(ingested: Path, modal
     assert tokens.valid[:, 0].all()
 
 
-def test_transforms_keep_the_shape_and_depend_on_the_generator_alone(
-    ingested: Path, modality: Modality
-):
+def test_transforms_keep_the_shape_and_depend_on_the_generator_alone(ingested: Path, modality: Modality):
     for _, payload in list(store.payloads(ingested))[::9]:
         x = modality.load(payload)
         before = x.clone()
@@ -109,9 +107,7 @@ def test_transforms_keep_the_shape_and_depend_on_the_generator_alone(
         assert not torch.equal(variants[1], variants[2]) or not torch.equal(x, variants[3])
 
 
-def test_frontends_export_to_onnx_with_any_batch(
-    ingested: Path, modality: Modality, tmp_path: Path
-):
+def test_frontends_export_to_onnx_with_any_batch(ingested: Path, modality: Modality, tmp_path: Path):
     import onnxruntime
 
     x = torch.stack([modality.load(payload) for _, payload in store.payloads(ingested)][:5])
@@ -236,9 +232,7 @@ def test_samples_without_any_label_are_all_for_training(tmp_path: Path):
     validation=st.sampled_from([0.1, 0.2]),
     test=st.sampled_from([0.1, 0.3]),
 )
-def test_classes_are_spread_in_proportion(
-    sizes: list[int], seed: int, validation: float, test: float
-):
+def test_classes_are_spread_in_proportion(sizes: list[int], seed: int, validation: float, test: float):
     labels = [f"c{i}" for i, size in enumerate(sizes) for _ in range(size)]
     chosen = spread(samples(labels), Splits(validation, test), seed)
     table = pd.crosstab(labels, chosen.to_numpy())
@@ -292,9 +286,7 @@ def test_validation_is_carved_out_of_train_where_only_test_is_given():
 
 
 def test_what_has_no_split_joins_its_group():
-    table = samples(
-        ["a"] * 10, groups=["g"] * 3 + [None] * 7, splits=["test", None, None] + [None] * 7
-    )
+    table = samples(["a"] * 10, groups=["g"] * 3 + [None] * 7, splits=["test", None, None] + [None] * 7)
     assert spread(table, Splits(0.2, 0.2)).tolist()[:3] == ["test"] * 3
 
 
@@ -319,9 +311,7 @@ def test_impossible_shares_are_refused(shares: tuple[float, float]):
     seed=st.integers(0, 5),
     unlabelled=st.integers(0, 5),
 )
-def test_noise_is_exact_wrong_and_never_in_test(
-    rate: float, classes: int, seed: int, unlabelled: int
-):
+def test_noise_is_exact_wrong_and_never_in_test(rate: float, classes: int, seed: int, unlabelled: int):
     labels = [f"c{i % classes}" for i in range(90)] + [None] * unlabelled
     splits = [store.SPLITS[i // 30] for i in range(90)] + ["train"] * unlabelled
     table = samples(labels, splits=splits)

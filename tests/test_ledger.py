@@ -76,9 +76,7 @@ def test_the_counted_ratio_is_the_papers() -> None:
     assert ledger.counted_ratio(sparse()) == pytest.approx(16)
 
 
-def test_honest_ratios_are_of_bytes_on_disk(
-    shipped: tuple[Classifier, Path], tmp_path: Path
-) -> None:
+def test_honest_ratios_are_of_bytes_on_disk(shipped: tuple[Classifier, Path], tmp_path: Path) -> None:
     model, path = shipped
     models.save(sparse(), tmp_path)
     file = tmp_path / "model.safetensors"

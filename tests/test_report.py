@@ -21,9 +21,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def run(home: Path, out: Path, examples: int = 24, rounds: tuple[int, ...] = (1, 2)) -> Path:
     out.mkdir(parents=True)
-    report.main(
-        planted.MODALITY, home / "ingest", home, out, rounds=list(rounds), examples=examples
-    )
+    report.main(planted.MODALITY, home / "ingest", home, out, rounds=list(rounds), examples=examples)
     return out
 
 
@@ -59,9 +57,7 @@ def test_the_page_is_a_function_of_its_json_and_the_previews(
     assert report.render(found, previews) == html
 
 
-def test_a_number_that_is_changed_in_the_json_changes_on_the_page(
-    home: Path, found: dict[str, Any]
-) -> None:
+def test_a_number_that_is_changed_in_the_json_changes_on_the_page(home: Path, found: dict[str, Any]) -> None:
     previews = report.preview(planted.MODALITY, home / "ingest", found)
     changed = json.loads(json.dumps(found))
     changed["dataset"]["rejects"] = 987_654
@@ -138,18 +134,14 @@ def joined(home: Path, number: int = 1) -> pd.DataFrame:
         {"action": "keep", "label": None},
     ],
 )
-def test_a_decision_about_a_test_sample_stops_the_report(
-    tmp_path: Path, touched: dict[str, Any]
-) -> None:
+def test_a_decision_about_a_test_sample_stops_the_report(tmp_path: Path, touched: dict[str, Any]) -> None:
     home = planted.write_all(tmp_path)
     planted.decide(home, 2, **touched)
     with pytest.raises(ValueError, match="round 2 touches 1 samples of the test split"):
         run(home, tmp_path / "report")
 
 
-def test_the_statement_about_the_test_split_names_what_was_checked(
-    found: dict[str, Any], html: str
-) -> None:
+def test_the_statement_about_the_test_split_names_what_was_checked(found: dict[str, Any], html: str) -> None:
     assert found["test_split"]["n"] == 12
     assert found["test_split"]["rounds"] == [1, 2]
     assert found["test_split"]["fingerprint"] in html
@@ -254,9 +246,7 @@ def test_every_round_that_is_asked_for_is_reported(home: Path, tmp_path: Path) -
     assert [probe["round"] for probe in found["probes"]] == [0, 1]
 
 
-def test_the_real_previews_of_a_modality_fetch_and_run_nothing(
-    modality: Modality, ingested: Path
-) -> None:
+def test_the_real_previews_of_a_modality_fetch_and_run_nothing(modality: Modality, ingested: Path) -> None:
     for _, payload in store.payloads(ingested):
         reader = Reader(modality.preview(payload))
         assert all(url.startswith("data:") for url in reader.fetched)

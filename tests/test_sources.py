@@ -84,9 +84,7 @@ def test_what_cannot_be_a_sample_keeps_its_reason(tmp_path: Path):
     (root / "a/gone.txt").symlink_to(root / "a/nowhere.txt")
     (root / "a/folder").symlink_to(root / "a")
     found = reasons(Folder(labels="folders"), root)
-    assert set(found) == {
-        *("a/2.pdf", "a/noending", "a/link.txt", "a/loop.txt", "a/gone.txt", "a/folder")
-    }
+    assert set(found) == {*("a/2.pdf", "a/noending", "a/link.txt", "a/loop.txt", "a/gone.txt", "a/folder")}
     assert found["a/2.pdf"] == "ending '.pdf' is none of .txt"
     assert "leaves the folder" in found["a/link.txt"]
     assert "missing" in found["a/gone.txt"]
@@ -282,9 +280,7 @@ def test_a_missing_column_is_named_with_those_there_are(tmp_path: Path):
     ],
     ids=["nothing", "header", "quote", "excel", "parquet", "gzip", "truncated"],
 )
-def test_an_unreadable_table_is_refused_by_name(
-    tmp_path: Path, name: str, content: bytes, reason: str
-):
+def test_an_unreadable_table_is_refused_by_name(tmp_path: Path, name: str, content: bytes, reason: str):
     (tmp_path / name).write_bytes(content)
     with pytest.raises(BadInput, match=reason) as refusal:
         read(Table(text="text"), tmp_path / name)

@@ -36,9 +36,7 @@ def test_follows_tensorflows_polynomial_decay() -> None:
         assert DECAY.sparsity(step) == pytest.approx(expected, abs=1e-12)
 
 
-@pytest.mark.parametrize(
-    ("step", "sparsity"), [(0, 0.2), (100, 0.2), (200, 0.5), (300, 0.8), (999, 0.8)]
-)
+@pytest.mark.parametrize(("step", "sparsity"), [(0, 0.2), (100, 0.2), (200, 0.5), (300, 0.8), (999, 0.8)])
 def test_a_power_of_one_is_a_straight_line(step: int, sparsity: float) -> None:
     decay = PolynomialDecay(begin=100, end=300, frequency=10, power=1.0, initial=0.2, final=0.8)
     assert decay.sparsity(step) == pytest.approx(sparsity)
@@ -72,9 +70,7 @@ BLOCKS = st.sampled_from([(1, 1), (1, 4), (4, 1), (2, 3), (4, 4)])
 def test_keeps_exactly_the_asked_number_of_whole_blocks_of_largest_magnitude(
     rows: int, columns: int, block: tuple[int, int], sparsity: float, pooling: str, seed: int
 ) -> None:
-    weight = torch.randn(
-        rows * block[0], columns * block[1], generator=torch.Generator().manual_seed(seed)
-    )
+    weight = torch.randn(rows * block[0], columns * block[1], generator=torch.Generator().manual_seed(seed))
     keep = magnitude_keep(weight, sparsity, block, pooling)  # type: ignore[arg-type]
     kept, pruned = [], []
     for row in range(rows):
@@ -199,9 +195,7 @@ def test_a_resumed_run_ends_where_an_uninterrupted_one_does(tmp_path: Path) -> N
     tiny.fit(method(), 16, Pruning(PATTERN, SCHEDULE), Save())
     resumed, pruning = method(), Pruning(PATTERN, SCHEDULE)
     rest = tiny.batches(16, start=8)
-    tiny.trainer(16, pruning).fit(
-        resumed, rest, tiny.batches(1), ckpt_path=str(tmp_path / "8.ckpt")
-    )
+    tiny.trainer(16, pruning).fit(resumed, rest, tiny.batches(1), ckpt_path=str(tmp_path / "8.ckpt"))
     require_zeros(resumed.student, pruning.keep)
     for name, weight in whole.student.state_dict().items():
         assert torch.equal(weight, resumed.student.state_dict()[name]), name

@@ -85,9 +85,7 @@ class Room:
     def set(self, **changes: Any) -> None:
         self.write({"text": {**SECTION, "copy_it": {**SECTION["copy_it"], **changes}}})
 
-    def start(
-        self, *arguments: str, module: str = "copy_it", urls: str = ""
-    ) -> "subprocess.Popen[str]":
+    def start(self, *arguments: str, module: str = "copy_it", urls: str = "") -> "subprocess.Popen[str]":
         arguments = arguments or ("text", "in.txt", "out/text/copy_it")
         return subprocess.Popen(
             [sys.executable, "-m", module, *arguments],
@@ -279,9 +277,7 @@ def test_a_failed_stage_leaves_the_old_output_as_it_was(room: Room, failure: str
 
 
 @pytest.mark.parametrize("blow", [signal.SIGTERM, signal.SIGKILL])
-def test_a_killed_stage_leaves_the_old_output_as_it_was(
-    room: Room, mailbox: Mailbox, blow: signal.Signals
-):
+def test_a_killed_stage_leaves_the_old_output_as_it_was(room: Room, mailbox: Mailbox, blow: signal.Signals):
     assert room.run()[0] == 0
     room.set(fail="hang")
     with room.start(urls=mailbox.url) as process:
@@ -299,9 +295,7 @@ def test_a_killed_stage_leaves_the_old_output_as_it_was(
 @pytest.mark.parametrize(
     ("failure", "error"), [("input", "the input is rotten"), ("crash", "ZeroDivisionError")]
 )
-def test_the_news_of_a_failure_says_what_happened(
-    room: Room, mailbox: Mailbox, failure: str, error: str
-):
+def test_the_news_of_a_failure_says_what_happened(room: Room, mailbox: Mailbox, failure: str, error: str):
     room.set(fail=failure)
     room.run(urls=mailbox.url)
     (message,) = mailbox.messages

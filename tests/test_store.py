@@ -111,9 +111,7 @@ def decide(ingest: Path, **columns: list[Any]) -> Path:
 
 
 def test_decisions_relabel_and_drop(tmp_path: Path):
-    labels = decide(
-        tmp_path, id=["a", "b", "c"], action=["relabel", "drop", "keep"], label=["z", "y", None]
-    )
+    labels = decide(tmp_path, id=["a", "b", "c"], action=["relabel", "drop", "keep"], label=["z", "y", None])
     as_delivered = store.read_labels(tmp_path, tmp_path)
     assert as_delivered["label"].tolist() == ["x", "y", None]
     decided = store.read_labels(labels, tmp_path)

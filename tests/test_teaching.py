@@ -4,9 +4,10 @@ import pytest
 import tiny
 import torch
 
-from winnow.compress.teaching import accuracy, distillation_loss, label_loss, predict
+from winnow.compress.teaching import distillation_loss
 from winnow.data.datamodule import Batch
 from winnow.data.vision import Vision
+from winnow.ssl.classification import accuracy, label_loss, predict
 
 
 def softmax(row: list[float], temperature: float) -> list[float]:

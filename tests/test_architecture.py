@@ -1,0 +1,363 @@
+"""The plan of the house, as far as a machine can check it."""
+
+import ast
+import importlib
+import inspect
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path, PurePosixPath
+from typing import Any, NamedTuple
+
+import pytest
+import yaml
+from dvc.repo import Repo
+
+ROOT = Path(__file__).parent.parent
+FOLDERS = ("data", "ssl", "compress")  # each imports itself and what stands left of it
+NAMED_IN_PARAMS = ("vision", "speech", "text", "starter")
+VAGUE = {"utils", "util", "common", "base", "helpers", "helper", "misc", "tools", "core"}
+MOST_LINES = 330
+PATHS = [path for folder in FOLDERS for path in sorted((ROOT / folder).glob("*.py"))]
+PARAMS: dict[str, Any] = yaml.safe_load((ROOT / "params.yaml").read_text())
+MODALITIES: list[str] = PARAMS["modalities"]
+
+
+class Module(NamedTuple):
+    """A file of the project: `data/audit.py` is ("data", "audit")."""
+
+    folder: str
+    name: str
+
+    @property
+    def path(self) -> Path:
+        return ROOT / self.folder / f"{self.name}.py"
+
+    @property
+    def tree(self) -> ast.Module:
+        return ast.parse(self.path.read_text(encoding="utf-8"))
+
+    def __str__(self) -> str:
+        return f"{self.folder}/{self.name}.py"
+
+
+MODULES = [Module(path.parent.name, path.stem) for path in PATHS]
+
+
+def imported_names(tree: ast.AST) -> Iterator[str]:
+    """Every dotted name that an import may mean: `from a.b import c` is a.b and a.b.c."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert not node.level, "imports are absolute"
+            yield node.module or ""
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def direct_imports(module: Module) -> set[Module]:
+    parts = [name.split(".") for name in imported_names(module.tree)]
+    found = {Module(*part[1:3]) for part in parts if part[0] == "winnow" and len(part) > 2}
+    assert found <= set(MODULES), f"{module} imports {found - set(MODULES)}, which do not exist"
+    return found
+
+
+def closure(module: Module) -> set[Module]:
+    reached, waiting = {module}, [module]
+    while waiting:
+        new = direct_imports(waiting.pop()) - reached
+        reached |= new
+        waiting += new
+    return reached
+
+
+def is_stage(module: Module) -> bool:
+    """A stage ends in `run(main)`, or in `train.run(main, method)` if it trains."""
+    last = module.tree.body[-1]
+    if not isinstance(last, ast.If):
+        return False
+    return bool(re.fullmatch(r"run\(main\)|train\.run\(main, \w+\)", ast.unparse(last.body[-1])))
+
+
+STAGES = {module.name: module for module in MODULES if is_stage(module)}
+
+
+class Step(NamedTuple):
+    """A stage of dvc.yaml for one modality and round, as DVC resolves it."""
+
+    address: str
+    module: Module
+    words: list[str]
+    deps: set[str]
+    params: set[str]
+    outs: set[str]
+
+    @property
+    def modality(self) -> str | None:
+        return self.words[0] if self.words[0] in MODALITIES else None
+
+    @property
+    def inputs(self) -> list[str]:
+        return self.words[1 if self.modality else 0 : -1]
+
+    @property
+    def output(self) -> str:
+        return self.words[-1]
+
+
+def read_step(stage: Any) -> Step:
+    python, flag, module, *words = stage.cmd.split()
+    assert (python, flag) == ("python", "-m"), stage.cmd
+    winnow, folder, name = module.split(".")
+    assert winnow == "winnow"
+    files = {str(dep.def_path) for dep in stage.deps if not hasattr(dep, "params")}
+    params = {key for dep in stage.deps if hasattr(dep, "params") for key in dep.params}
+    outs = {str(out.def_path) for out in stage.outs}
+    return Step(stage.addressing, Module(folder, name), words, files, params, outs)
+
+
+STEPS = [read_step(stage) for stage in Repo(str(ROOT)).index.stages]
+
+
+def within(path: str, folder: str) -> bool:
+    return PurePosixPath(path).is_relative_to(folder)
+
+
+each_module = pytest.mark.parametrize("module", MODULES, ids=str)
+each_stage = pytest.mark.parametrize("module", STAGES.values(), ids=list(STAGES))
+each_step = pytest.mark.parametrize("step", STEPS, ids=lambda step: step.address)
+
+
+@each_module
+def test_a_folder_imports_itself_and_what_stands_left_of_it(module: Module) -> None:
+    allowed = FOLDERS[: FOLDERS.index(module.folder) + 1]
+    assert {str(other) for other in direct_imports(module) if other.folder not in allowed} == set()
+
+
+@each_module
+def test_a_stage_is_imported_by_nobody(module: Module) -> None:
+    assert {str(other) for other in direct_imports(module) if is_stage(other)} == set()
+
+
+@each_module
+def test_what_params_name_is_imported_by_nobody(module: Module) -> None:
+    assert {m.name for m in direct_imports(module)} & set(NAMED_IN_PARAMS) == set()
+
+
+@each_module
+def test_no_code_asks_which_modality_it_has(module: Module) -> None:
+    names = {*MODALITIES, *(name.title() for name in MODALITIES)}
+    for node in ast.walk(module.tree):
+        if isinstance(node, ast.Compare | ast.match_case):
+            held = [n.value for n in ast.walk(node) if isinstance(n, ast.Constant)]
+            asked = names & {value for value in held if isinstance(value, str)}
+            assert "modality" not in ast.unparse(node) or not asked, ast.unparse(node)
+
+
+@each_module
+def test_no_module_loads_or_writes_a_pickle(module: Module) -> None:
+    names = set(imported_names(module.tree))
+    assert not {name.split(".")[0] for name in names} & {"pickle", "joblib", "dill", "shelve"}
+    called = {ast.unparse(n.func) for n in ast.walk(module.tree) if isinstance(n, ast.Call)}
+    given = {n.arg for n in ast.walk(module.tree) if isinstance(n, ast.keyword)}
+    assert not called & {"torch.save", "torch.load", "np.save", "np.load", "pd.read_pickle"}
+    assert not {"allow_pickle", "pickle_module"} & given
+    assert not any(name.endswith(".to_pickle") for name in called)
+
+
+def test_only_ingest_writes_the_truth_and_only_the_report_reads_it() -> None:
+    holds = {str(m) for m in MODULES if "truth.parquet" in m.path.read_text(encoding="utf-8")}
+    assert holds == {"data/ingest.py", "data/report.py"}
+
+
+@each_step
+def test_no_stage_but_ingest_and_report_is_handed_the_truth(step: Step) -> None:
+    # Round 1 takes the folder of ingest for its labels, of which it reads the manifest.
+    touched = {path for path in step.deps | step.outs if path.endswith("truth.parquet")}
+    assert not touched or step.module.name in {"ingest", "report"}
+
+
+def test_only_issues_imports_cleanlab() -> None:
+    users = [str(m) for m in MODULES if any(n.split(".")[0] == "cleanlab" for n in imported_names(m.tree))]
+    assert users == ["data/issues.py"]
+
+
+def test_no_folder_is_a_package_of_its_own() -> None:
+    assert [str(m) for m in MODULES if m.name == "__init__"] == []
+    assert not (ROOT / "__init__.py").exists()
+
+
+@each_module
+def test_names_say_something_and_hide_no_standard_module(module: Module) -> None:
+    assert module.name not in VAGUE
+    assert module.name not in sys.stdlib_module_names
+
+
+@each_module
+def test_files_stay_short(module: Module) -> None:
+    assert len(module.path.read_text(encoding="utf-8").splitlines()) <= MOST_LINES
+
+
+@each_module
+def test_every_module_says_what_it_is_and_a_stage_by_an_arrow(module: Module) -> None:
+    first = (ast.get_docstring(module.tree) or "").split("\n")[0]
+    assert first
+    if is_stage(module):
+        assert "→" in first
+
+
+def test_stages_are_the_modules_that_run_main_and_the_names_in_dvc_yaml() -> None:
+    written = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
+    assert set(written) == set(STAGES)
+    assert {step.module for step in STEPS} == set(STAGES.values())
+    for step in STEPS:
+        assert step.address.partition("@")[0] == step.module.name
+
+
+@pytest.mark.parametrize("modality", MODALITIES)
+def test_sections_are_stages_and_their_keys_are_mains_keywords(modality: str) -> None:
+    sections = PARAMS[modality]
+    with_modality = {step.module.name for step in STEPS if step.modality}
+    assert set(sections) - {"modality"} == with_modality
+    for name in with_modality:
+        stage = STAGES[name]
+        main = importlib.import_module(f"winnow.{stage.folder}.{name}").main
+        parameters = inspect.signature(main).parameters.values()
+        keywords = {p.name for p in parameters if p.kind is p.KEYWORD_ONLY} - {"logs"}
+        assert set(sections[name]) == keywords, f"{modality}.{name}"
+
+
+def test_every_modality_is_a_module_and_has_a_source_and_a_file_of_reviews() -> None:
+    assert sorted(PARAMS["sources"]) == sorted(MODALITIES)
+    for modality in MODALITIES:
+        assert (ROOT / "data" / f"{modality}.py").exists()
+        assert (ROOT / "reviews" / f"{modality}.csv").exists()
+
+
+def test_rounds_and_probes_and_reports_name_each_other() -> None:
+    for modality in MODALITIES:
+        rounds = [r["round"] for r in PARAMS["rounds"].values() if r["modality"] == modality]
+        probed = [p["round"] for p in PARAMS["probes"].values() if p["modality"] == modality]
+        assert rounds == list(range(1, len(rounds) + 1))
+        assert probed == [0, *rounds]
+        assert PARAMS[modality]["report"]["rounds"] == rounds
+        assert PARAMS[modality]["card"]["rounds"] == rounds
+    for kind in ("rounds", "probes"):
+        for name, one in PARAMS[kind].items():
+            assert name == f"{one['modality']}-{one['round']}"
+
+
+@each_step
+def test_deps_hold_every_module_that_is_imported_directly_or_not(step: Step) -> None:
+    needed = {str(module) for module in closure(step.module)}
+    if step.modality:
+        needed |= {str(module) for module in closure(Module("data", step.modality))}
+    if Module("data", "page") in closure(step.module):
+        needed |= {f"data/{path.name}" for path in (ROOT / "data").glob("*.jinja")}
+    held = {dep for dep in step.deps if dep.endswith((".py", ".jinja"))}
+    # What params.yaml names, an ingest's source say, is a dependency as well.
+    assert needed <= held, f"missing: {needed - held}"
+    named = {f"data/{name}.py" for name in NAMED_IN_PARAMS}
+    assert held <= needed | named, f"too many: {held - needed}"
+
+
+@pytest.mark.parametrize("modality", MODALITIES)
+def test_a_source_that_is_code_is_a_dependency_of_its_ingest(modality: str) -> None:
+    module = PARAMS[modality]["ingest"]["source"]["class_path"].split(".")
+    (step,) = (s for s in STEPS if s.module.name == "ingest" and s.modality == modality)
+    assert f"{module[1]}/{module[2]}.py" in step.deps
+
+
+@each_step
+def test_a_stage_depends_on_its_own_section_and_no_other(step: Step) -> None:
+    expected = {"modality", step.module.name} if step.modality else set()
+    assert step.params == {f"{step.modality}.{key}" for key in expected}
+
+
+@each_step
+def test_a_stage_writes_where_its_command_says(step: Step) -> None:
+    assert step.outs
+    assert [out for out in step.outs if not within(out, step.output)] == []
+    name = step.output.removesuffix(".html").split("/")
+    if step.module.name not in {"report", "card", "index"}:  # these are gathered in out/report
+        assert name[:2] == ["out", step.modality]
+        assert name[2].partition("@")[0] == step.module.name
+
+
+@each_step
+def test_a_stage_depends_on_what_its_command_reads_and_on_nothing_else(step: Step) -> None:
+    read = {dep for dep in step.deps if not dep.endswith((".py", ".jinja"))}
+    for path in step.inputs:
+        assert any(within(dep, path) for dep in step.deps), f"{path} is read, but no dependency"
+    for dep in read:
+        assert any(within(dep, path) for path in step.inputs), f"{dep} is no part of the command"
+
+
+@each_step
+def test_what_a_stage_reads_another_has_written(step: Step) -> None:
+    written = {out for other in STEPS for out in other.outs}
+    for dep in step.deps:
+        if dep.startswith("out/"):
+            assert any(within(dep, out) or within(out, dep) for out in written), dep
+        else:
+            assert (ROOT / dep).exists()
+
+
+def test_importing_the_project_silences_no_warning() -> None:
+    names = [f"winnow.{module.folder}.{module.name}" for module in MODULES]
+    code = f"""
+import importlib, warnings
+before = list(warnings.filters)
+for name in {names}:
+    importlib.import_module(name)
+for action, message, category, *_ in warnings.filters:
+    if (action, message, category, *_) not in before and action == "ignore" and message is None:
+        print(category.__module__, category.__qualname__)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    # A library may hide a warning of its own; one of Python's is everybody's.
+    assert [line for line in done.stdout.splitlines() if line.startswith("builtins")] == []
+
+
+def tracked() -> list[Path]:
+    listed = subprocess.run(
+        ["git", "ls-files", "-co", "--exclude-standard"], cwd=ROOT, capture_output=True, text=True
+    )
+    if listed.returncode:
+        pytest.skip("not in a git checkout: nothing says which files belong to the project")
+    return [path for line in listed.stdout.splitlines() if (path := ROOT / line).is_file()]
+
+
+def test_constraints_are_names_and_versions_alone() -> None:
+    lines = (ROOT / "constraints.txt").read_text().splitlines()
+    entries = [line for line in lines if line and not line.startswith("#")]
+    assert entries
+    assert [e for e in entries if not re.fullmatch(r"[A-Za-z0-9._-]+==[A-Za-z0-9.+!_-]+", e)] == []
+    names = [re.split("==", e)[0].lower().replace("_", "-") for e in entries]
+    assert len(names) == len(set(names))
+
+
+def test_no_file_names_a_folder_of_some_machine_or_a_package_registry() -> None:
+    machine = re.compile(
+        r"(?<![\w.~])/(?:home|Users|root|work|mnt|media)/\w"
+        r"|(?:extra-)?index-url"
+        r"|https?://[\w.-]*(?:pypi|pythonhosted|artifactory|nexus|jfrog|registry|download\.pytorch)"
+    )
+    found = []
+    for path in tracked():
+        if path.parent.name == "tests":  # where such paths are planted, to be found
+            continue
+        text = path.read_text(encoding="utf-8", errors="ignore")
+        found += [f"{path.relative_to(ROOT)}: {match[0]}" for match in machine.finditer(text)]
+        assert str(ROOT) not in text
+    assert found == []
+
+
+def test_every_module_has_its_test() -> None:
+    tests = {path.stem.removeprefix("test_") for path in (ROOT / "tests").glob("test_*.py")}
+    alone = {module.name for module in MODULES} - tests
+    # Tested where they are used: the modality's interface by each of the three, parts of pages by the
+    # pages, alerts by the stage that sends them, judging by the audit, integers by quantize.
+    pages = {"bars", "chart", "claims", "findings", "wording", "probes"}
+    assert alone <= pages | {"modality", "alert", "judge", "fakequant", "integer"}

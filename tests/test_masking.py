@@ -1,0 +1,136 @@
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor
+
+from winnow.ssl.masking import Masking, block_mask
+
+GRIDS = [((40,), (5,)), ((9, 9), (3, 3)), ((8, 6), (1, 3)), ((4, 4, 4), (3, 3, 3))]
+
+
+def size(grid: tuple[int, ...]) -> int:
+    return int(torch.tensor(grid).prod())
+
+
+def draw(
+    valid: Tensor,
+    grid: tuple[int, ...],
+    block: tuple[int, ...],
+    ratio: float = 0.5,
+    inverse: bool = False,
+    seed: int = 0,
+) -> Tensor:
+    masking = Masking(ratio=ratio, block=block, inverse=inverse)
+    return block_mask(valid, grid, masking, torch.Generator().manual_seed(seed))
+
+
+@given(
+    which=st.sampled_from(GRIDS),
+    lengths=st.lists(st.integers(2, 40), min_size=1, max_size=4),
+    ratio=st.floats(0.01, 0.99),
+    inverse=st.booleans(),
+    seed=st.integers(0, 1000),
+)
+def test_hides_exactly_the_asked_fraction_of_valid_tokens_and_no_padding(
+    which: tuple[tuple[int, ...], tuple[int, ...]],
+    lengths: list[int],
+    ratio: float,
+    inverse: bool,
+    seed: int,
+) -> None:
+    grid, block = which
+    # Padding in arbitrary places: a row of a 2-D grid that ends in the middle is possible too.
+    places = torch.rand(len(lengths), size(grid), generator=torch.Generator().manual_seed(seed))
+    valid = places.argsort(1) < torch.tensor(lengths)[:, None]
+    mask = draw(valid, grid, block, ratio, inverse, seed)
+    assert mask.dtype == torch.bool and mask.shape == valid.shape
+    assert not (mask & ~valid).any()
+    for row, length in zip(mask, lengths, strict=True):
+        wanted = round(torch.tensor(ratio * length, dtype=torch.float32).item())
+        assert int(row.sum()) == min(max(wanted, 1), length - 1)
+
+
+def neighbours_hidden(mask: Tensor, grid: tuple[int, ...]) -> float:
+    """The share of the neighbours of hidden tokens that are hidden."""
+    mask = mask.unflatten(1, grid)
+    together = alone = 0
+    for axis in range(1, mask.ndim):
+        side = mask.shape[axis]
+        a, b = mask.narrow(axis, 0, side - 1), mask.narrow(axis, 1, side - 1)
+        together += 2 * int((a & b).sum())
+        alone += int((a ^ b).sum())
+    return together / (together + alone)
+
+
+@pytest.mark.parametrize("inverse", [False, True])
+@pytest.mark.parametrize(("grid", "block"), [((40,), (5,)), ((9, 9), (3, 3))])
+def test_hides_blocks_and_not_scattered_tokens(
+    grid: tuple[int, ...], block: tuple[int, ...], inverse: bool
+) -> None:
+    valid = torch.ones(200, size(grid), dtype=torch.bool)
+    scattered = draw(valid, grid, (1,) * len(grid))
+    assert neighbours_hidden(scattered, grid) == pytest.approx(0.5, abs=0.03)
+    assert neighbours_hidden(draw(valid, grid, block, inverse=inverse), grid) > 0.7
+
+
+def test_inverse_blocks_are_what_stays_visible() -> None:
+    """With few tokens chosen, each sits in a whole block: of the hidden, or of the seen."""
+    valid, grid = torch.ones(100, 81, dtype=torch.bool), (9, 9)
+    hidden = draw(valid, grid, (3, 3), ratio=9 / 81)
+    seen = ~draw(valid, grid, (3, 3), ratio=72 / 81, inverse=True)
+    assert torch.equal(hidden, seen)  # the same generator, the opposite reading
+
+
+def test_as_many_tokens_as_a_block_holds_are_one_block() -> None:
+    valid, grid = torch.ones(50, 81, dtype=torch.bool), (9, 9)
+    for row in draw(valid, grid, (3, 3), ratio=9 / 81).unflatten(1, grid):
+        places = row.nonzero()
+        spread = places.max(0).values - places.min(0).values
+        # At the border a block is cut off, and what is missing is begun elsewhere.
+        if places.min() > 0 and places.max() < 8:
+            assert (spread <= 2).all()
+
+
+def test_every_place_is_hidden_about_as_often_in_the_middle() -> None:
+    valid = torch.ones(4000, 40, dtype=torch.bool)
+    often = draw(valid, (40,), (5,)).float().mean(0)
+    assert often[5:-5].std() < 0.03
+    assert (often > 0.25).all() and (often < 0.75).all()
+
+
+def test_depends_on_the_generator_alone() -> None:
+    valid = torch.ones(4, 40, dtype=torch.bool)
+    torch.manual_seed(1)
+    one = draw(valid, (40,), (5,), seed=3)
+    torch.manual_seed(2)
+    assert torch.equal(one, draw(valid, (40,), (5,), seed=3))
+    assert not torch.equal(one, draw(valid, (40,), (5,), seed=4))
+    generator = torch.Generator().manual_seed(3)
+    masking = Masking(ratio=0.5, block=(5,), inverse=False)
+    first, second = (block_mask(valid, (40,), masking, generator) for _ in range(2))
+    assert torch.equal(one, first)
+    assert not torch.equal(first, second)
+
+
+def test_samples_of_a_batch_get_masks_of_their_own() -> None:
+    mask = draw(torch.ones(64, 40, dtype=torch.bool), (40,), (5,))
+    assert len({tuple(row.tolist()) for row in mask}) > 60
+
+
+@pytest.mark.parametrize(
+    ("block", "ratio", "lengths", "message"),
+    [
+        ((3, 3), 0.5, 8, "needs 1 odd sides"),
+        ((4,), 0.5, 8, "odd sides"),
+        ((3,), 0.0, 8, "ratio 0.0 is not between"),
+        ((3,), 1.0, 8, "ratio 1.0 is not between"),
+        ((3,), 0.5, 1, "fewer than two valid tokens"),
+    ],
+)
+def test_refuses_what_cannot_be_masked(
+    block: tuple[int, ...], ratio: float, lengths: int, message: str
+) -> None:
+    valid = torch.arange(8) < torch.tensor([8, lengths])[:, None]
+    with pytest.raises(ValueError, match=message):
+        draw(valid, (8,), block, ratio)
