@@ -13,7 +13,7 @@ from torch import Tensor
 from winnow.compress import export, integer, ledger, sparsity
 from winnow.compress.export import OnnxClassifier
 from winnow.data import store
-from winnow.data.datamodule import read_classes, stack
+from winnow.data.datamodule import stack
 from winnow.data.intervals import measured, paired_difference
 from winnow.data.modality import Modality
 from winnow.data.stage import BadInput, run
@@ -64,7 +64,7 @@ def main(
         BadInput: if a model knows other classes than the dataset.
     """
     torch.set_num_threads(threads)
-    classes = read_classes(ingest)
+    classes = store.read_classes(ingest)
     manifest = store.read_table(ingest / "manifest.parquet")
     test = manifest[(manifest["split"] == "test") & manifest["label"].notna()]
     if test.empty:

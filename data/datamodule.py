@@ -39,12 +39,6 @@ def stream(seed: int, step: int) -> torch.Generator:
     return torch.Generator().manual_seed(seed * _STREAMS + step)
 
 
-def read_classes(ingest: Path) -> list[str]:
-    """Read the classes of a dataset, in the order that label indices refer to."""
-    labels = store.read_table(ingest / "manifest.parquet")["label"]
-    return sorted(labels.dropna().unique())
-
-
 def stack(modality: Modality, ingest: Path, table: pd.DataFrame, classes: list[str]) -> Batch:
     """Decode the samples of a table, once, into one batch in the table's order."""
     index = {label: i for i, label in enumerate(classes)}
@@ -112,7 +106,7 @@ class Samples(lightning.LightningDataModule):
     ) -> None:
         super().__init__()
         self.modality = modality
-        self.classes = read_classes(ingest)
+        self.classes = store.read_classes(ingest)
         self._ingest, self._labels, self._labelled = ingest, labels, labelled
         self._batch_size, self._seed = batch_size, seed
         self._decoded: dict[str, Batch] = {}

@@ -171,6 +171,12 @@ def read_labels(labels: Path, ingest: Path) -> pd.DataFrame:
     return manifest[decided["action"] != "drop"].reset_index(drop=True)
 
 
+def read_classes(ingest: Path) -> list[str]:
+    """Read the classes of a dataset, in the order that label indices refer to."""
+    labels = read_table(ingest / "manifest.parquet")["label"]
+    return sorted(labels.dropna().unique())
+
+
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
     """Write JSON with sorted keys.
 

@@ -7,7 +7,6 @@ from sklearn.pipeline import Pipeline
 from threadpoolctl import threadpool_limits
 
 from winnow.data import folds, store
-from winnow.data.datamodule import read_classes
 from winnow.data.intervals import measured
 from winnow.data.modality import Modality
 from winnow.data.stage import run
@@ -40,7 +39,7 @@ def main(
         inverse_penalty: C of the logistic regression.
         neighbours: k of the vote.
     """
-    classes = read_classes(ingest)
+    classes = store.read_classes(ingest)
     index = {label: i for i, label in enumerate(classes)}
     decided = store.read_labels(labels, ingest)
     train = decided[(decided["split"] == "train") & decided["label"].notna()]

@@ -13,11 +13,11 @@ from winnow.data.datamodule import (
     Batch,
     Samples,
     TrainBatches,
-    read_classes,
     stack,
     stream,
 )
 from winnow.data.modality import Modality, build
+from winnow.data.store import read_classes
 from winnow.data.vision import Vision
 
 NUMBER = 10

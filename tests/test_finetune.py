@@ -8,8 +8,8 @@ import torch
 from runs import assert_same_files, run_finetune
 
 from winnow.data import store
-from winnow.data.datamodule import read_classes
 from winnow.data.modality import Modality
+from winnow.data.store import read_classes
 from winnow.ssl import model as models
 from winnow.ssl.classification import predict
 from winnow.ssl.model import Encoder

@@ -5,9 +5,9 @@ import pytest
 import runs
 
 from winnow.data import store
-from winnow.data.datamodule import read_classes
 from winnow.data.intervals import wilson
 from winnow.data.modality import Modality
+from winnow.data.store import read_classes
 from winnow.ssl import probe
 
 

@@ -8,8 +8,8 @@ import torch
 from winnow.compress import evaluate, prune, quantize
 from winnow.compress.sparsity import Schedule, lock, measured_sparsity
 from winnow.data import store
-from winnow.data.datamodule import read_classes
 from winnow.data.modality import Modality
+from winnow.data.store import read_classes
 from winnow.ssl import model as models
 from winnow.ssl.model import Classifier, Encoder, Shape
 
