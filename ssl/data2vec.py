@@ -116,6 +116,9 @@ class Data2Vec(lightning.LightningModule):
         masks: views of a sample for each pass of the teacher.
         top_k_layers: last layers of the teacher that a target averages.
         final_norm: normalise the averaged target once more, per token (data2vec 2.0, images).
+        visible_loss: weight of predicting the visible tokens too, 0 in data2vec 2.0. Where hidden ones
+            cannot be guessed for a long while, as words cannot, the student would learn to say the
+            same of every sample; what it sees keeps it from forgetting what it saw.
         decoder: size of the decoder.
         ema: how the teacher follows.
         optimization: learning rate and its schedule.
@@ -130,6 +133,7 @@ class Data2Vec(lightning.LightningModule):
         masks: int,
         top_k_layers: int,
         final_norm: bool,
+        visible_loss: float,
         decoder: DecoderShape,
         ema: Ema,
         optimization: Optimization,
@@ -143,6 +147,7 @@ class Data2Vec(lightning.LightningModule):
         self.decoder = Decoder(modality.grid, shape.dim, decoder)
         self.grid, self.masking, self.masks = modality.grid, masking, masks
         self.top_k_layers, self.final_norm = top_k_layers, final_norm
+        self.visible_loss = visible_loss
         self.ema, self.optimization, self.seed = ema, optimization, seed
         self.train()
 
@@ -174,14 +179,15 @@ class Data2Vec(lightning.LightningModule):
         return self.decoder(canvas.scatter(1, there, kept))
 
     def loss(self, x: Tensor, generator: torch.Generator) -> Float[Tensor, ""]:
-        """Give the squared error of the hidden tokens' prediction, over the root of the width."""
+        """Give the squared error of the prediction, over the root of the width."""
         target, tokens = self.target(x)
         target = target.repeat_interleave(self.masks, 0)
         tokens = Tokens(*(t.repeat_interleave(self.masks, 0) for t in tokens))
         mask = block_mask(tokens.valid, self.grid, self.masking, generator)
         prediction = self.predict(tokens, mask, generator)
-        error = (prediction - target)[mask].square().sum(1).mean()
-        return error / math.sqrt(target.shape[-1])
+        error = (prediction - target).square().sum(2)
+        hidden, visible = error[mask].mean(), error[tokens.valid & ~mask].mean()
+        return (hidden + self.visible_loss * visible) / math.sqrt(target.shape[-1])
 
     def training_step(self, batch: Batch, batch_idx: int) -> Float[Tensor, ""]:
         turn = self.global_step * self.trainer.accumulate_grad_batches + batch_idx

@@ -28,6 +28,7 @@ PRETRAIN: dict[str, Any] = {
         "masks": 2,
         "top_k_layers": 2,
         "final_norm": True,
+        "visible_loss": 0.5,
         "decoder": {"layers": 1, "dim": 16, "kernel": 3, "groups": 2},
         "ema": {"start": 0.9, "end": 0.99, "ramp": 0.5, "share_frontend": False},
         "optimization": OPTIMIZATION,

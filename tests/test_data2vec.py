@@ -33,6 +33,7 @@ def make(modality: Modality | None = None, dropout: float = 0.0, **changes: Any)
         "masks": 3,
         "top_k_layers": 2,
         "final_norm": False,
+        "visible_loss": 0.0,
         "decoder": DecoderShape(layers=2, dim=16, kernel=3, groups=2),
         "ema": EMA,
         "optimization": Optimization(lr=1e-3, warmup=0.1, hold=0.0, weight_decay=0.01, betas=(0.9, 0.98)),
@@ -175,6 +176,7 @@ def test_starts_as_the_student_and_learns_nothing_by_gradient() -> None:
         1,
         2,
         False,
+        0.0,
         DecoderShape(layers=1, dim=16, kernel=3, groups=2),
         EMA,
         method.optimization,
@@ -265,14 +267,14 @@ def count_calls(module: nn.Module) -> list[Tensor]:
 
 
 @pytest.mark.parametrize("inverse", [False, True])
-@pytest.mark.parametrize("final_norm", [False, True])
+@pytest.mark.parametrize(("final_norm", "visible_loss"), [(False, 0.0), (True, 0.0), (False, 0.5)])
 def test_loss_and_gradients_equal_a_step_written_sample_by_sample(
-    modality: Modality, ingested: Path, inverse: bool, final_norm: bool
+    modality: Modality, ingested: Path, inverse: bool, final_norm: bool, visible_loss: float
 ) -> None:
     """From the formulas: one clone at a time, nothing padded, nothing batched."""
     block = (3,) * len(modality.grid)
     masking = Masking(ratio=0.6, block=block, inverse=inverse)
-    method = make(modality, masking=masking, final_norm=final_norm, dropout=0.0)
+    method = make(modality, masking=masking, final_norm=final_norm, visible_loss=visible_loss, dropout=0.0)
     naive = copy.deepcopy(method)
     x = some_samples(modality, ingested)
 
@@ -286,6 +288,7 @@ def test_loss_and_gradients_equal_a_step_written_sample_by_sample(
     noise = 0.01 * torch.randn(*masks.shape, 16, generator=draws)
 
     errors: list[Tensor] = []
+    repeated: list[Tensor] = []
     for i in range(len(x)):
         own = naive.teacher.tokens(x[i : i + 1])
         here = own.valid[0].nonzero().flatten()
@@ -310,9 +313,10 @@ def test_loss_and_gradients_equal_a_step_written_sample_by_sample(
                     canvas.append(noise[clone, t] if masks[clone, t] else torch.zeros(16))
             prediction = naive.decoder(torch.stack(canvas)[None])[0]
             for row, t in enumerate(here.tolist()):
-                if masks[clone, t]:
-                    errors.append(((prediction[t] - target[row]) ** 2).sum())
-    wanted = sum(errors, torch.zeros(())) / len(errors) / math.sqrt(16)
+                error = ((prediction[t] - target[row]) ** 2).sum()
+                (errors if masks[clone, t] else repeated).append(error)
+    hidden, visible = (sum(part, torch.zeros(())) / len(part) for part in (errors, repeated))
+    wanted = (hidden + visible_loss * visible) / math.sqrt(16)
     wanted.backward()
 
     torch.testing.assert_close(loss, wanted, atol=1e-5, rtol=1e-5)
