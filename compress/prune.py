@@ -10,8 +10,8 @@ from winnow.compress.sparsity import Pattern, Pooling, Pruning, Schedule
 from winnow.compress.teaching import Distillation, Taught
 from winnow.data import store
 from winnow.data.modality import Modality
+from winnow.data.stage import run
 from winnow.ssl import model as models
-from winnow.ssl import train
 from winnow.ssl.train import Optimization
 
 
@@ -114,4 +114,4 @@ def main(
 
 
 if __name__ == "__main__":
-    train.run(main, Pruned)
+    run(main)  # not as LightningCLI, whose `fit` would know nothing of the pruning that main adds

@@ -13,7 +13,8 @@ from winnow.compress.teaching import Distillation, Taught
 from winnow.data import store
 from winnow.data.datamodule import Batch
 from winnow.data.modality import Modality
-from winnow.ssl import classification, train
+from winnow.data.stage import run
+from winnow.ssl import classification
 from winnow.ssl import model as models
 from winnow.ssl.model import Classifier
 from winnow.ssl.train import Optimization
@@ -149,4 +150,4 @@ def compare(student: Classifier, path: Path, samples: Batch, threads: int) -> di
 
 
 if __name__ == "__main__":
-    train.run(main, Quantized)
+    run(main)  # not as LightningCLI, whose `fit` would know nothing of the locked pattern that main adds
