@@ -124,7 +124,7 @@ def main(
     }
     store.write_table(out / "issues.parquet", table)
     store.write_json(out / "summary.json", summary)
-    metrics = {f"{check['name']}s": check["n_flagged"] for check in flagged if check["n_checked"]}
+    metrics = {f"{check['name']}_flagged": check["n_flagged"] for check in flagged if check["n_checked"]}
     store.write_json(out / "metrics.json", metrics | {"oof_accuracy": summary["oof_accuracy"]})
     _log.info(
         "%s: out-of-fold accuracy %.3f; %s",

@@ -159,7 +159,7 @@ def test_what_could_not_be_measured_is_skipped_and_not_found_0_times(tmp_path: P
     assert found["reason"]
     assert not table["is_noisy"].any()
     metrics = store.read_json(tmp_path / "audit@1" / "metrics.json")
-    assert "noisys" not in metrics and metrics["outliers"] >= 0
+    assert "noisy_flagged" not in metrics and metrics["outlier_flagged"] >= 0
 
 
 @pytest.mark.parametrize("measure", ["second", "split"])
