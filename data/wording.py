@@ -13,8 +13,9 @@ _FOLDERS = re.compile(r"""(?<![\w.:/<])(?:file://+|/|[A-Za-z]:[/\\]|\\\\)(?:[^/\
 
 
 def known(value: Any) -> bool:
-    """Tell whether a value is a finite number."""
-    return isinstance(value, int | float) and math.isfinite(value)
+    """Tell whether a value is a number that can be shown."""
+    # Beyond 1e100 sums and squares on the way to a drawing overflow; no measure is as large.
+    return isinstance(value, int | float) and abs(value) < 1e100
 
 
 def count(value: Number | None) -> str:
