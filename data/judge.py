@@ -94,8 +94,9 @@ def judge_labels(
         votes.append(predict(folds.neighbours(vectors, judge.neighbours), vectors))
         opinion = predict(folds.linear(vectors, judge.inverse_penalty), vectors)
         opinions.append((1 - judge.vote_share) * opinion + judge.vote_share * votes[-1])
-    # Evidence counts as much as it helps to predict the trusted labels, out of fold.
-    shares = folds.mixture([opinion[learned, learn[learned]] for opinion in opinions])
+    # Evidence counts as much as it helps to predict labels out of fold: all that were given, since the
+    # trusted ones were chosen by an earlier round, and would flatter the evidence that chose them.
+    shares = folds.mixture([opinion[pool, given[pool]] for opinion in opinions])
     judged = np.tensordot(shares, np.stack(opinions), 1)
     voted = np.tensordot(shares, np.stack(votes), 1)
 
