@@ -1,3 +1,4 @@
+import re
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -9,7 +10,7 @@ import pandas as pd
 import pytest
 from sklearn.metrics import f1_score
 
-from winnow.data import audit, folds, store
+from winnow.data import audit, folds, judge, store
 from winnow.data.modality import Modality
 from winnow.data.stage import BadInput
 
@@ -46,14 +47,30 @@ def test_planted_labels_are_found(tmp_path: Path, schemes: list[folds.Scheme]) -
     assert sum(pair["n"] for pair in summary["confusions"]) == table["is_label_issue"].sum()
 
 
+def test_evidence_does_not_win_by_the_labels_that_it_chose() -> None:
+    vectors, labels = clouds.cloud(SIZES)
+    random, families = np.random.default_rng(7), np.arange(300)
+    evidence = {name: vectors + random.normal(0, 5, vectors.shape) for name in ("first", "second")}
+    manifest = pd.DataFrame({"id": clouds.names(300), "label": labels, "split": "train"})
+    index = np.searchsorted(NAMES, labels)
+    said = folds.out_of_fold(
+        folds.linear(vectors, 3.0), evidence["first"], index, index, families, 3, folds=5, seed=0
+    )
+    trusted = manifest["label"].where(said.argmax(1) == index, None)
+    assert trusted.isna().mean() > 0.1
+    _, summary = judge.judge_labels(manifest, evidence, trusted, families, families, clouds.JUDGE, seed=0)
+    shares = [int(share) for share in re.findall(r"(\d+)%", summary["evidence"])]
+    assert min(shares) >= 15  # none at all, if trusted labels were the yardstick
+
+
 def test_predictions_by_heart_would_find_nothing(tmp_path: Path) -> None:
     vectors, true = clouds.cloud(SIZES)
     given, wrong = noisy(true, 0.15)
     index = np.searchsorted(NAMES, given)
     by_heart = folds.fit_predict(folds.neighbours(vectors, 1), vectors, index, vectors, 3)
     assert (by_heart.argmax(1) == index).all()
-    judge = replace(clouds.JUDGE, neighbours=1, vote_share=1.0)
-    table, _ = clouds.run(clouds.write(tmp_path, vectors, given), judge=judge)
+    by_one = replace(clouds.JUDGE, neighbours=1, vote_share=1.0)
+    table, _ = clouds.run(clouds.write(tmp_path, vectors, given), judge=by_one)
     assert f1_score(wrong, table["is_label_issue"]) >= 0.6
 
 
