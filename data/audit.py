@@ -12,13 +12,16 @@ import numpy as np
 import pandas as pd
 from threadpoolctl import threadpool_limits
 
-from winnow.data import folds, issues, store
+from winnow.data import annotators, duplicates, folds, issues, neighbours, store
 from winnow.data.intervals import wilson
-from winnow.data.judge import Judge, judge_labels
+from winnow.data.judge import Judge, Judged, judge_labels
 from winnow.data.modality import Modality
+from winnow.data.opinions import Evidence
+from winnow.data.slices import Slicing, slices
 from winnow.data.stage import BadInput, run
 
 _log = logging.getLogger(__name__)
+_NOT_MEASURES = 5  # columns of the manifest before the modality's measures
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,18 +62,21 @@ def main(
     *,
     judge: Judge,
     near_fraction: float,
+    exact_neighbours_up_to: int,
     min_class_share: float,
     checks: dict[str, Check],
+    slicing: Slicing,
     seed: int,
 ) -> None:
     """Look at every sample with the evidence of one round.
 
     Train and validation are judged out of fold. The test split is judged by a model of both, to be
-    reported; nothing is learned from it.
+    reported; nothing is learned from it. Payloads are not read: what is needed of them was taken down
+    when they were ingested.
 
     Args:
         modality: what the samples are.
-        ingest: samples, manifest.
+        ingest: manifest, descriptors, fingerprints, annotations.
         labels: what the model learns from: folder of `ingest`, for the labels as delivered, or of a
             round's decisions.
         vectors: the round's own evidence, folder of descriptors or embeddings; descriptors are heard in
@@ -78,50 +84,65 @@ def main(
         out: receives `issues.parquet`, `summary.json`, `metrics.json`.
         judge: the model.
         near_fraction: of the typical squared distance to a nearest neighbour; closer pairs are near.
+        exact_neighbours_up_to: samples up to which all pairs are compared; beyond, neighbours are looked
+            for, and the share that was found is reported.
         min_class_share: of an even share, below which a class is called rare.
         checks: issues by what the modality measured.
-        seed: of folds.
+        slicing: how errors are broken down by class, group and measure.
+        seed: of folds, and of the search for neighbours.
     """
     manifest = store.read_table(ingest / "manifest.parquet")
-    evidence = _evidence(ingest, vectors, manifest["id"])
-    exact = issues.exact_sets(payload for _, payload in store.payloads(ingest))
+    prints = store.read_fingerprints(ingest, manifest["id"])
+    exact = duplicates.exact_sets(prints.identity)
+    alike = duplicates.near_sets(prints.signature, exact, min_agreement=modality.min_agreement)
+    trusted = _trusted(manifest, labels, ingest)
+    once, same = _representatives(exact, trusted.notna().to_numpy())
     with threadpool_limits(1):  # two BLAS threads on a busy machine made folds 70 times slower
-        around = issues.neighbourhood(
-            evidence[vectors.name], exact, k=judge.neighbours, near_fraction=near_fraction
-        )
-        families = folds.kin(_codes(manifest["group"]), exact, around.near_set)
-        trusted = _trusted(manifest, labels, ingest)
-        table, summary = judge_labels(
-            manifest, evidence, trusted, families, folds.kin(exact, around.near_set), judge, seed
-        )
-    table["outlier_score"], table["is_outlier"] = around.outlier_score, around.outlier
-    table["near_duplicate_set"], table["exact_duplicate_set"] = around.near_set, exact
+        evidence, around = {}, None
+        for name, folder in {vectors.name: vectors, "descriptors": ingest / "descriptors"}.items():
+            found = store.read_vectors(folder, manifest["id"])
+            if len(once) <= judge.neighbours:
+                raise BadInput(f"{len(once)} different samples are too few for {judge.neighbours} neighbours")
+            graph = neighbours.graph(
+                issues.comparable(found)[once], k=judge.neighbours,
+                exact_up_to=exact_neighbours_up_to, seed=seed,
+            )  # fmt: skip
+            # The round's own evidence comes first: it says who is near, and who is far out.
+            around = around or issues.neighbourhood(graph, near_fraction)
+            graph = graph._replace(index=once[graph.index][same], distance=graph.distance[same])
+            evidence[name] = Evidence(found, graph)
+        assert around is not None
+        near_set = duplicates.numbered(folds.kin(alike, around.near_set[same]))
+        twins = folds.kin(exact, near_set)
+        judged = judge_labels(manifest, evidence, trusted, twins, judge, exact_neighbours_up_to, seed)
+    table, summary = judged.table, judged.summary
+    voices = annotators.consensus(
+        store.read_table(ingest / "annotations.parquet"), manifest["id"].tolist(),
+        manifest["label"].tolist(), judged.classes, judged.probabilities,
+    )  # fmt: skip
+    table["annotator_quality"], table["consensus_label"] = voices.quality, voices.label
+    table["outlier_score"], table["is_outlier"] = around.outlier_score[same], around.outlier[same]
+    table["near_duplicate_set"], table["exact_duplicate_set"] = near_set, exact
 
     flagged: list[dict[str, Any]] = [
-        _verdict("label_issue", table["is_label_issue"], summary["n"], "calibrated margin"),
-        _verdict("outlier", around.outlier, len(table), "mean neighbour distance"),
-        _verdict("near_duplicate", around.near_set >= 0, len(table), "neighbour distance"),
-        _verdict("exact_duplicate", exact >= 0, len(table), "equal payload"),
+        _verdict("label_issue", table["is_label_issue"], summary["n"], "probability of being wrong > 0.5"),
+        _verdict("outlier", table["is_outlier"], len(table), "mean neighbour distance"),
+        _verdict("near_duplicate", near_set >= 0, len(table), _near_rule(prints.signature, modality)),
+        _verdict("exact_duplicate", exact >= 0, len(table), "equal beyond the encoding"),
+        *_check(table, manifest, checks),
     ]
-    for name, check in checks.items():
-        if check.measure not in manifest.columns[5:]:
-            raise BadInput(
-                f"params.yaml: audit.checks.{name}: no measure {check.measure!r}; "
-                f"there are {sorted(manifest.columns[5:])}"
-            )
-        values = manifest[check.measure].to_numpy(float)
-        table[f"is_{name}"] = check.flags(values)
-        n = int(np.isfinite(values).sum())
-        flagged.append(_verdict(name, table[f"is_{name}"], n, check.rule()))
-
     even = 1 / len(summary["classes"])
     rare = np.array([row["share"] < min_class_share * even for row in summary["classes"]])
-    rule = f"share < {min_class_share:g} / classes"
-    flagged.append(_verdict("rare_class", rare, len(rare), rule))
+    flagged.append(_verdict("rare_class", rare, len(rare), f"share < {min_class_share:g} / classes"))
+    own = evidence[vectors.name].graph
     summary |= {
         "checks": flagged,
-        "leakage": _leakage(manifest, exact, around.near_set),
-    }
+        "leakage": _leakage(manifest, exact, near_set),
+        "slices": _slices(judged, manifest, slicing),
+        "annotators": voices.summary,
+        "graph": {"method": own.method, "recall": own.recall, "recall_sample": own.recall_sample,
+                  "k": judge.neighbours},
+    }  # fmt: skip
     store.write_table(out / "issues.parquet", table)
     store.write_json(out / "summary.json", summary)
     metrics = {f"{check['name']}_flagged": check["n_flagged"] for check in flagged if check["n_checked"]}
@@ -134,20 +155,43 @@ def main(
     )
 
 
-def _evidence(ingest: Path, vectors: Path, ids: pd.Series) -> dict[str, folds.Vectors]:
-    """Read a round's own vectors, and the descriptors that every round has."""
-    directories = {"descriptors": ingest / "descriptors", vectors.name: vectors}
-    return {name: store.read_vectors(directory, ids) for name, directory in directories.items()}
-
-
-def _codes(column: pd.Series) -> np.ndarray:
-    return pd.factorize(column)[0]
-
-
 def _trusted(manifest: pd.DataFrame, labels: Path, ingest: Path) -> pd.Series:
     """Give the label that may be learned from, by id; dropped and unlabelled samples have none."""
     decided = store.read_labels(labels, ingest).set_index("id")["label"]
     return manifest["id"].map(decided).astype(object)
+
+
+def _representatives(exact: np.ndarray, preferred: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Choose one row of each set of equal samples; give the rows, and which of them each sample has."""
+    sets = np.where(exact < 0, exact.max(initial=-1) + 1 + np.arange(len(exact)), exact)
+    order = np.lexsort((np.arange(len(exact)), ~preferred))
+    _, first, inverse = np.unique(sets[order], return_index=True, return_inverse=True)
+    place = np.empty(len(exact), int)
+    place[order] = inverse
+    return order[first], place
+
+
+def _near_rule(signature: np.ndarray, modality: Modality) -> str:
+    if not signature.shape[1]:
+        return "neighbour distance"
+    return f"neighbour distance, or {modality.min_agreement:.0%} of the signature in common"
+
+
+def _check(table: pd.DataFrame, manifest: pd.DataFrame, checks: dict[str, Check]) -> list[dict[str, Any]]:
+    """Add a flag for each check to the table; give the verdicts."""
+    measures = manifest.columns[_NOT_MEASURES:]
+    verdicts = []
+    for name, check in checks.items():
+        if check.measure not in measures:
+            raise BadInput(
+                f"params.yaml: audit.checks.{name}: no measure {check.measure!r}; "
+                f"there are {sorted(measures)}"
+            )
+        values = manifest[check.measure].to_numpy(float)
+        table[f"is_{name}"] = check.flags(values)
+        n = int(np.isfinite(values).sum())
+        verdicts.append(_verdict(name, table[f"is_{name}"], n, check.rule()))
+    return verdicts
 
 
 def _verdict(name: str, flags: np.ndarray | pd.Series, checked: int, rule: str) -> dict[str, Any]:
@@ -165,6 +209,12 @@ def _verdict(name: str, flags: np.ndarray | pd.Series, checked: int, rule: str) 
         "low": round(low, 6),
         "high": round(high, 6),
     }
+
+
+def _slices(judged: Judged, manifest: pd.DataFrame, slicing: Slicing) -> list[dict[str, Any]]:
+    here = manifest.loc[judged.differs.index]
+    names = ["label", "group", *manifest.columns[_NOT_MEASURES:]]
+    return slices(judged.differs.to_numpy(), {name: here[name] for name in names}, slicing)
 
 
 def _leakage(manifest: pd.DataFrame, exact: np.ndarray, near: np.ndarray) -> dict[str, int]:

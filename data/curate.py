@@ -1,43 +1,34 @@
 """issue scores + policy + human reviews → decisions: keep, relabel, drop, each with its reason.
 
 Decisions of a round are complete: they are about the data as delivered, and replace those of the round
-before. The test split is kept as it is, whatever the scores say.
+before. The test split is kept as it is, whatever the scores say. Samples without a label get none from
+policy: a model's guess is no label; a human may give one.
 """
 
 import csv
+import hashlib
 import logging
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
-from typing import Literal
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from winnow.data import store
+from winnow.data import actions, label_studio, policy, review_queue, store
+from winnow.data import reviews as human
+from winnow.data.label_studio import Hint
 from winnow.data.modality import Modality
+from winnow.data.policy import Caps, LabelPolicy, Suggestion
+from winnow.data.review_queue import BLIND, SUSPECT, Queue
+from winnow.data.reviews import Review
 from winnow.data.stage import BadInput, run
 
 _log = logging.getLogger(__name__)
 
-ACTIONS = ("keep", "relabel", "drop")
-COLUMNS = ["id", "action", "label", "reviewer", "note"]
-
-
-@dataclass(frozen=True, kw_only=True)
-class LabelPolicy:
-    """What is done about a flagged label without a human.
-
-    Attributes:
-        action: `drop` the sample, `relabel` it to the suggestion, `hybrid` (relabel where the
-            suggestion is sure, else drop), or `review`, which leaves all to humans.
-        min_detectors: how many of the three detectors have to agree.
-        sure: probability of the suggestion from which `hybrid` relabels [0–1].
-    """
-
-    action: Literal["drop", "relabel", "hybrid", "review"]
-    min_detectors: int
-    sure: float
+QUEUE_COLUMNS = ["id", "action", "label", "reviewer", "note", "ticket", "given_label", "source"]
+_COPIES = (policy.EXACT, policy.NEAR, policy.CONFLICT)
 
 
 def main(
@@ -52,170 +43,200 @@ def main(
     drop_near_duplicates: bool,
     drop_outliers: bool,
     drop_checks: list[str],
-    max_dropped_share: float,
+    caps: Caps,
+    queue: Queue,
+    seed: int,
 ) -> None:
     """Decide about every sample.
 
     Args:
         modality: what the samples are.
-        ingest: the manifest.
-        audit: scores of the round.
-        reviews: CSV of human decisions: `id, action, label, reviewer, note`; they win over policy.
-        out: receives `decisions.parquet` (`id, action, label, reason, decided_by`), `metrics.json`.
+        ingest: the manifest; the samples, where they are texts to be reviewed.
+        audit: what the round found, `issues.parquet` and `summary.json`.
+        reviews: CSV of human decisions; they win over policy and caps, and hold for exact copies.
+        out: receives `decisions.parquet` (`id, action, label, reason, decided_by`), `actions.jsonl`,
+            `queue.csv`, `queue.json`, `summary.json`, `metrics.json`.
         labels: what to do about label issues.
         drop_exact_duplicates: keep one of a set; all go if their labels differ, or if one is in
             the test split.
         drop_near_duplicates: the same for near duplicates, whose labels may differ.
         drop_outliers: drop what is far from everything.
         drop_checks: names of the audit's checks whose issues are dropped.
-        max_dropped_share: of a class, that policy may drop [0–1]; the least suspicious beyond it
-            are kept.
+        caps: how much policy may take of a class and of a group.
+        queue: what reviewers are asked next.
+        seed: of the blind part of the queue.
     """
     manifest = store.read_table(ingest / "manifest.parquet")
     scores = store.read_table(audit / "issues.parquet")
     if list(scores["id"]) != list(manifest["id"]):
         raise BadInput(f"{audit} is about other samples than {ingest}: audit them again")
-    decisions = pd.DataFrame({"id": manifest["id"], "action": "keep", "label": manifest["label"]})
-    decisions["reason"], decisions["decided_by"] = "", "none"
-    free = (manifest["split"] != "test").to_numpy()
+    suggested = policy.suggestions(manifest, scores, store.read_json(audit / "summary.json")["cells"])
+    decided = policy.decide(
+        manifest,
+        scores,
+        suggested,
+        labels=labels,
+        drop_exact_duplicates=drop_exact_duplicates,
+        drop_near_duplicates=drop_near_duplicates,
+        drop_outliers=drop_outliers,
+        drop_checks=drop_checks,
+    )
+    capped = policy.cap(decided, manifest, scores, caps)
 
-    def decide(rows: np.ndarray, action: str, reason: str) -> None:
-        rows = rows & free & (decisions["action"] == "keep").to_numpy()
-        decisions.loc[rows, ["action", "reason", "decided_by"]] = [action, reason, "policy"]
-
-    if drop_exact_duplicates:
-        doubles, conflicting = _surplus(manifest, scores["exact_duplicate_set"])
-        decide(conflicting, "drop", "exact duplicates with different labels")
-        decide(doubles, "drop", "exact duplicate of a kept sample")
-    if drop_near_duplicates:
-        # What is gone already makes nothing else surplus.
-        left = scores["near_duplicate_set"].where(decisions["action"] == "keep", -1)
-        decide(_surplus(manifest, left)[0], "drop", "near duplicate of a kept sample")
-    for name in drop_checks:
-        if f"is_{name}" not in scores:
-            known = sorted(c.removeprefix("is_") for c in scores if c.startswith("is_"))
-            raise BadInput(f"params.yaml: curate.drop_checks: no check {name!r}; there are {known}")
-        decide(scores[f"is_{name}"].to_numpy(), "drop", name)
-    if drop_outliers:
-        decide(scores["is_outlier"].to_numpy(), "drop", "outlier")
-    _decide_labels(decide, decisions, scores, labels)
-
-    _cap(decisions, manifest, scores, max_dropped_share)
-    _review(decisions, manifest, reviews)
-    store.write_table(out / "decisions.parquet", decisions)
-    metrics = _metrics(decisions, manifest)
-    store.write_json(out / "metrics.json", metrics)
-    _log.info("%(kept)d kept, %(relabelled)d relabelled, %(dropped)d dropped", metrics)
-
-
-def _surplus(manifest: pd.DataFrame, sets: pd.Series) -> tuple[np.ndarray, np.ndarray]:
-    """Find the members of sets that are one too many, and the sets whose labels differ."""
-    member = (sets >= 0).to_numpy()
-    # A twin in the test split makes the others surplus: the test split is the one that stays. Else
-    # one that has a label does.
-    late = manifest.assign(free=manifest["split"] != "test", blank=manifest["label"].isna())
-    first = late.sort_values(["free", "blank"], kind="stable")
-    kept = ~sets[first.index].duplicated().reindex(manifest.index).to_numpy()
-    labels = manifest["label"].where(manifest["label"].notna())
-    conflicting = member & (labels.groupby(sets).transform("nunique") > 1).to_numpy()
-    return member & ~kept, conflicting
-
-
-def _decide_labels(
-    decide: Callable[[np.ndarray, str, str], None],
-    decisions: pd.DataFrame,
-    scores: pd.DataFrame,
-    policy: LabelPolicy,
-) -> None:
-    if policy.action == "review":
-        return
-    flagged = (scores["is_label_issue"] & (scores["label_detectors"] >= policy.min_detectors)).to_numpy()
-    sure = (scores["suggested_confidence"] >= policy.sure).to_numpy()
-    relabel = {"drop": np.zeros_like(sure), "relabel": np.ones_like(sure), "hybrid": sure}
-    rows = flagged & relabel[policy.action]
-    before = (decisions["action"] == "relabel").to_numpy()
-    decide(rows, "relabel", "label issue")
-    new = (decisions["action"] == "relabel").to_numpy() & ~before
-    decisions.loc[new, "label"] = scores.loc[new, "suggested_label"]
-    decide(flagged & ~rows, "drop", "label issue")
-
-
-def _cap(decisions: pd.DataFrame, manifest: pd.DataFrame, scores: pd.DataFrame, share: float) -> None:
-    """Take back what policy drops of a class beyond its share, the least suspicious first."""
-    free = manifest["split"] != "test"
-    for _, members in manifest[free].groupby("label", sort=True):
-        dropped = members.index[decisions.loc[members.index, "action"] == "drop"]
-        allowed = int(share * len(members))
-        if len(dropped) <= allowed:
-            continue
-        by_quality = scores.loc[dropped, "label_quality"].sort_values(kind="stable")
-        back = by_quality.index[allowed:]
-        decisions.loc[back, "action"] = "keep"
-        why = decisions.loc[back, "reason"]
-        decisions.loc[back, "reason"] = "kept: the class has lost its share (" + why + ")"
-
-
-def _review(decisions: pd.DataFrame, manifest: pd.DataFrame, reviews: Path) -> None:
-    """Let human decisions win.
-
-    Raises:
-        BadInput: naming file, line and remedy, if a decision cannot be carried out.
-    """
-    classes = set(manifest["label"].dropna())
+    sets = scores["exact_duplicate_set"]
     row_of = {id_: row for row, id_ in enumerate(manifest["id"])}
-    seen: dict[str, int] = {}
-    for line, review in _read(reviews):
-        where, id_, action = f"{reviews}, line {line}", review["id"], review["action"]
-        if id_ not in row_of:
-            raise BadInput(f"{where}: no sample has the id {id_!r}; remove the line")
-        if id_ in seen:
-            raise BadInput(f"{where}: {id_!r} was decided in line {seen[id_]} already; remove one")
-        if action not in ACTIONS:
-            raise BadInput(f"{where}: action {action!r} is none of {ACTIONS}")
-        row = row_of[id_]
-        if manifest.at[row, "split"] == "test":
-            raise BadInput(
-                f"{where}: {id_} is a test sample; the test split is never changed here. "
-                "Mend it at the source, and it is a new test split"
-            )
-        if action == "relabel" and review["label"] not in classes:
-            raise BadInput(f"{where}: label {review['label']!r} is none of {sorted(classes)}")
-        seen[id_] = line
-        label = review["label"] if action == "relabel" else manifest.at[row, "label"]
-        reason = f"{review['reviewer']}: {review['note']}".strip(": ")
-        decided = [action, label, reason, "human"]
-        decisions.loc[row, ["action", "label", "reason", "decided_by"]] = decided
+    reviewed = {row_of[review.id]: review for review in human.read(reviews, manifest)}
+    decisions = decided.copy()
+    by = obey(decisions, manifest, reviewed, sets)
 
+    waiting = review_queue.strata(manifest, scores, decided)
+    answered = np.isin(np.arange(len(manifest)), list(reviewed))
+    worth = review_queue.value(scores, decided, suggested)
+    asked = review_queue.draw(manifest, sets, worth, waiting, answered, queue, seed)
 
-def _read(reviews: Path) -> Iterator[tuple[int, dict[str, str]]]:
-    """Give each review with the number of its line; spreadsheets may have put a mark in front."""
-    with reviews.open(encoding="utf-8-sig", newline="") as file:
-        reader = csv.DictReader(file)
-        if reader.fieldnames != COLUMNS:
-            raise BadInput(f"{reviews}: columns are {reader.fieldnames}, not {COLUMNS}")
-        for review in reader:
-            if len(review) > len(COLUMNS) or None in review.values():
-                raise BadInput(
-                    f"{reviews}, line {reader.line_num}: not {len(COLUMNS)} values; "
-                    "a note with a comma in it needs quotes around it"
-                )
-            yield reader.line_num, review
-
-
-def _metrics(decisions: pd.DataFrame, manifest: pd.DataFrame) -> dict[str, int | float]:
-    free = manifest[(manifest["split"] != "test") & manifest["label"].notna()]
-    kept = decisions.loc[free.index, "action"] != "drop"
-    retention = kept.groupby(free["label"]).mean()
-    metrics: dict[str, int | float] = {
-        "kept": int((decisions["action"] == "keep").sum()),
-        "relabelled": int((decisions["action"] == "relabel").sum()),
-        "dropped": int((decisions["action"] == "drop").sum()),
-        "by_humans": int((decisions["decided_by"] == "human").sum()),
-        "retention_min_class": round(float(retention.min()), 6),
+    versions = {
+        "round": int(audit.name.partition("@")[2] or 0),
+        "dataset_version": _md5(ingest / "manifest.parquet"),
+        "audit_version": _md5(audit / "issues.parquet"),
     }
-    if free["group"].notna().any():
-        metrics["retention_min_group"] = round(float(kept.groupby(free["group"]).mean().min()), 6)
-    return metrics
+    store.write_table(out / "decisions.parquet", decisions)
+    actions.write(out / "actions.jsonl", manifest, scores, decided, decisions, by, versions)
+    _write_queue_csv(out / "queue.csv", asked, manifest)
+    hints = suggested if queue.hints else None
+    _write_tasks(out / "queue.json", asked, manifest, hints, modality.media_type, ingest)
+
+    found = {
+        stratum: {
+            row: review.changes(manifest.at[row, "label"])
+            for row, review in reviewed.items()
+            if review.stratum == stratum
+        }
+        for stratum in (SUSPECT, BLIND)
+    }
+    summary = {
+        **versions,
+        "policy": {**asdict(labels), "caps": asdict(caps)},
+        "counts": actions.counts(decisions),
+        **actions.retention(decisions, manifest),
+        "caps": capped,
+        "queue": {
+            "suspects": int((asked["stratum"] == SUSPECT).sum()),
+            "blind": int((asked["stratum"] == BLIND).sum()),
+            "suspects_open": int((waiting.suspect & ~answered).sum()),
+        },
+        "missed": review_queue.missed(waiting.unflagged, found[BLIND]),
+        "confirmed": review_queue.confirmed(waiting.suspect, found[SUSPECT]),
+    }
+    store.write_json(out / "summary.json", summary)
+    metrics = _metrics(decisions, summary)
+    store.write_json(out / "metrics.json", metrics)
+    _log.info("%(kept)d kept, %(relabelled)d relabelled, %(dropped)d dropped, %(queued)d to review", metrics)
+
+
+def obey(
+    decisions: pd.DataFrame, manifest: pd.DataFrame, reviewed: Mapping[int, Review], sets: pd.Series
+) -> dict[int, Review]:
+    """Let human decisions win, for the samples reviewed and for their exact copies.
+
+    A copy follows if nobody reviewed it, reviewers of its set agree what the content is, and policy has
+    not dropped it for being a copy.
+
+    Args:
+        decisions: of policy; changed in place.
+        manifest: `id, label, split`.
+        reviewed: by row.
+        sets: exact sets.
+
+    Returns:
+        By row, the review that decided.
+    """
+    by = dict(reviewed)
+    contents = {row: _content(review, manifest.at[row, "label"]) for row, review in reviewed.items()}
+    said: dict[int, list[int]] = {}
+    for row in sorted(reviewed):
+        if sets[row] >= 0:
+            said.setdefault(sets[row], []).append(row)
+    for row in np.flatnonzero(sets.isin(list(said))).tolist():
+        first, *others = said[sets[row]]
+        follows = manifest.at[row, "split"] != "test" and decisions.at[row, "reason"] not in _COPIES
+        if row not in reviewed and follows and all(contents[other] == contents[first] for other in others):
+            by[row], contents[row] = reviewed[first], contents[first]
+    for row, review in sorted(by.items()):
+        given, (usable, content) = manifest.at[row, "label"], contents[row]
+        action, label, reason = review.action, content, f"{review.reviewer}: {review.note}".strip(": ")
+        if row not in reviewed:
+            reason = f"exact duplicate of {review.id} ({reason})"
+            if usable:
+                action = "keep" if content == given else "relabel"
+        if not usable:
+            label = given
+        decisions.loc[row, ["action", "label", "reason", "decided_by"]] = [action, label, reason, "human"]
+    return by
+
+
+def _content(review: Review, given: str | None) -> tuple[bool, str | None]:
+    """Say whether a reviewer finds a sample usable, and of which class."""
+    usable = review.action != "drop"
+    return usable, (review.label if review.action == "relabel" else given) if usable else None
+
+
+def _md5(path: Path) -> str:
+    """Name a file's version as dvc.lock does."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
+
+
+def _write_queue_csv(path: Path, asked: pd.DataFrame, manifest: pd.DataFrame) -> None:
+    """Write the queue for a spreadsheet; nothing in it tells a blind sample from a suspect."""
+    with path.open("w", encoding="utf-8", newline="") as file:
+        lines = csv.writer(file, lineterminator="\n")
+        lines.writerow(QUEUE_COLUMNS)
+        for row, id_, stratum in zip(asked["row"], asked["id"], asked["stratum"], strict=True):
+            ticket = review_queue.ticket(id_, stratum)
+            given, source = manifest.at[row, "label"], manifest.at[row, "source"]
+            lines.writerow([id_, "", "", "", "", ticket, given, source])
+
+
+def _write_tasks(
+    path: Path,
+    asked: pd.DataFrame,
+    manifest: pd.DataFrame,
+    hints: Suggestion | None,
+    media_type: str,
+    ingest: Path,
+) -> None:
+    texts: dict[str, str] = {}
+    if media_type.startswith("text/"):
+        texts = {id_: payload.decode() for id_, payload in store.payloads(ingest, list(asked["id"]))}
+    tasks = []
+    for row, id_, stratum in zip(asked["row"], asked["id"], asked["stratum"], strict=True):
+        hint = None
+        if hints is not None:
+            # Where nothing better is suggested, the given label stands: a blind sample has a hint as well.
+            other = hints.label[row]
+            hint = Hint(other or manifest.at[row, "label"], float(hints.confidence[row]) if other else 1.0)
+        ticket = review_queue.ticket(id_, stratum)
+        tasks.append(label_studio.task(id_, ticket, media_type, texts.get(id_), hint))
+    label_studio.write_tasks(path, tasks)
+
+
+def _metrics(decisions: pd.DataFrame, summary: Mapping[str, Any]) -> dict[str, int | float]:
+    action = decisions["action"].value_counts()
+    missed = summary["missed"]
+    metrics: dict[str, int | float | None] = {
+        "kept": int(action.get("keep", 0)),
+        "relabelled": int(action.get("relabel", 0)),
+        "dropped": int(action.get("drop", 0)),
+        "by_humans": int((decisions["decided_by"] == "human").sum()),
+        "taken_back_by_caps": sum(row["n"] for row in summary["caps"]),
+        "queued": summary["queue"]["suspects"] + summary["queue"]["blind"],
+        "retention_min_class": summary["retention_min_class"],
+        "retention_min_group": summary["retention_min_group"],
+        "missed_share": missed["share"],
+        "missed_share_low": missed["low"] if missed["reviewed"] else None,
+        "missed_share_high": missed["high"] if missed["reviewed"] else None,
+    }
+    return {name: value for name, value in metrics.items() if value is not None}
 
 
 if __name__ == "__main__":

@@ -122,6 +122,17 @@ def label_examples(table: pd.DataFrame, examples: int) -> list[dict[str, Any]]:
     ]
 
 
+def named(table: pd.DataFrame, shown: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Give samples that are known by id as a page says them, in their order.
+
+    Raises:
+        KeyError: if there is no such sample.
+    """
+    wanted = [one["id"] for one in shown]
+    rows = {row.id: row for row in table[table["id"].isin(wanted)].itertuples()}
+    return [sample(rows[id_]) for id_ in wanted]
+
+
 def wrong_left(table: pd.DataFrame, label: str, kept: pd.Series) -> dict[str, Any]:
     """Count the wrong labels among kept train and validation samples."""
     rows = table[kept & (table["split"] != "test") & table[label].notna() & table["true_label"].notna()]

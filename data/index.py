@@ -82,7 +82,8 @@ def _data(report: Mapping[str, Any]) -> dict[str, Any]:
         "changed": last["decided"]["relabel"] + last["decided"]["drop"],
         "precision": last["labels"]["precision"],
         "recall": last["labels"]["recall"],
-        "effect": report["effect"],
+        "effect": report["effect"]["headline"],
+        "verdict": report["verdict"]["status"],
     }
 
 
@@ -110,7 +111,7 @@ def _line(entry: Mapping[str, Any]) -> str:
             f"{model['name']}: {accuracy} at {wording.size(model['size_bytes'])}, "
             f"{wording.number(model['ratio'])} times smaller"
         )
-    worst = [gate["name"] for gate in entry["gates"] if gate["status"] == "fail"]
+    worst = [gate["title"] for gate in entry["gates"] if gate["status"] == "fail"]
     if worst:
         said.append("failed: " + ", ".join(worst))
     return f"{entry['name']}: " + "; ".join(said)

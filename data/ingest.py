@@ -5,43 +5,31 @@ and its descriptor beside it, or in the rejects, with a reason in words for the 
 """
 
 import logging
-import shutil
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
+import pyarrow.compute as pc
 from rich.console import Console
 from rich.progress import track
 
 from winnow.data import store
-from winnow.data.modality import Decoded, Modality, Reject
-from winnow.data.sources import Record, Source
+from winnow.data.decoding import KEPT, decode, descriptors_of, record_tables
+from winnow.data.engine import Engine, mapped
+from winnow.data.modality import Modality
+from winnow.data.partition import Splits, assign_splits
+from winnow.data.shards import keep
+from winnow.data.sources import Source
 from winnow.data.stage import BadInput, run
 
 _log = logging.getLogger(__name__)
 _T = TypeVar("_T")
-_KEPT = ("label", "split", "group", "source")  # of a record
+_FEW = ("label", "split", "group")  # columns in which the same text stands often
 _REASONS_SHOWN = 5
-
-
-@dataclass(frozen=True)
-class Splits:
-    """Shares of the samples that are not learnt from, where the source does not say.
-
-    Attributes:
-        validation: to choose by.
-        test: to score by.
-    """
-
-    validation: float
-    test: float
-
-    def __post_init__(self) -> None:
-        if min(self.validation, self.test) < 0 or self.validation + self.test >= 1:
-            raise ValueError(f"shares must be at least 0 and sum to less than 1, not {self}")
 
 
 def main(
@@ -55,24 +43,29 @@ def main(
     max_rejects: float,
     label_noise: float,
     seed: int,
+    engine: Engine,
+    workers: int,
 ) -> None:
     """Bring a source into the store; memory grows with the rows, not with their payloads.
 
     Args:
         modality: what kind of data it is.
         raw: the folder or file that holds it.
-        out: folder for samples, descriptors, manifest, rejects, truth and metrics.
+        out: folder for samples, descriptors, fingerprints, manifest, annotations, rejects, truth, metrics.
         source: how the data lies there.
         splits: shares for what the source puts in no split.
         min_class_size: labelled samples that a class needs; those of smaller ones are rejected.
         max_rejects: share of rejects above which something is wrong with the source as a whole.
         label_noise: share of labels in train and validation to plant wrong, to score the audit by.
         seed: of splits and of planted labels.
+        engine: where records are decoded: "local", or "ray" for a Ray cluster.
+        workers: processes that decode at a time; 1 with "local" is this one.
 
     Raises:
         BadInput: if the source holds nothing, or too little that can be used.
     """
-    manifest, rejects = _store_samples(modality, source.records(raw, modality.suffixes), out)
+    tables = record_tables(_progress(source.records(raw, modality.suffixes), "reading"))
+    manifest, annotations, rejects = _store(mapped(partial(decode, modality), tables, engine, workers), out)
     inputs = len(manifest) + len(rejects)
     manifest, rejects = _drop_small_classes(manifest, rejects, min_class_size, out)
     assert len(manifest) + len(rejects) == inputs
@@ -86,9 +79,8 @@ def main(
     store.write_table(out / "manifest.parquet", manifest)
     store.write_table(out / "rejects.parquet", rejects)
     store.write_table(out / "truth.parquet", truth)
-    with store.vector_writer(out / "descriptors") as vectors:
-        for id_, payload in _progress(store.payloads(out), "describing", len(manifest)):
-            vectors.add(id_, modality.descriptor(payload))
+    of_kept = annotations["id"].isin(manifest["id"])
+    store.write_table(out / "annotations.parquet", annotations[of_kept])
     metrics = _metrics(manifest, rejects, truth)
     store.write_json(out / "metrics.json", metrics)
     _log.info("%s", ", ".join(f"{name} {value:g}" for name, value in metrics.items()))
@@ -96,37 +88,72 @@ def main(
         _log.warning("rejected %s", reason)
 
 
-def _store_samples(
-    modality: Modality, records: Iterable[Record], out: Path
-) -> tuple[pd.DataFrame, pd.DataFrame]:
-    rows: list[dict[str, str | float | None]] = []
-    rejects: list[tuple[str, str]] = []
-    ids: set[str] = set()
-    with store.sample_writer(out) as samples:
-        for record in _progress(records, "reading"):
-            try:
-                id_, decoded = _decode(modality, record, ids)
-            except Reject as reject:
-                rejects.append((record.source, str(reject)))
+def _store(decoded: Iterable[pa.Table], out: Path) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:
+    """Write what was found of the records, and gather manifest, annotations and rejects."""
+    ids: set[bytes] = set()
+    rows: list[pa.Table] = []
+    measures: list[pd.DataFrame] = []
+    rejects: list[pa.Table] = []
+    with (
+        store.sample_writer(out) as samples,
+        store.vector_writer(out / "descriptors") as descriptors,
+        store.fingerprint_writer(out) as fingerprints,
+    ):
+        for table in decoded:
+            table = _refuse_repeated(table, ids)
+            usable = pc.is_null(table["reason"])
+            rejects.append(table.filter(pc.invert(usable)).select(["source", "reason"]))
+            kept = table.filter(usable)
+            if not len(kept):
                 continue
-            ids.add(id_)
-            samples.add(id_, decoded.payload)
-            columns = {name: getattr(record, name) for name in _KEPT}
-            rows.append({"id": id_, **columns, **decoded.measures})
-    manifest = pd.DataFrame(rows, columns=None if rows else ["id", *_KEPT])
-    # As objects, what is missing stays None; pandas' own strings would turn it into NaN.
-    for name in _KEPT:
-        manifest[name] = pd.Series([row[name] for row in rows], dtype=object)
-    return manifest, pd.DataFrame(rejects, columns=["source", "reason"], dtype=object)
+            samples.extend(kept.select(["id", "payload"]))
+            descriptors.extend(descriptors_of(kept))
+            fingerprints.extend(kept.select(["id", "identity", "signature"]))
+            rows.append(kept.select(["id", *KEPT, "annotations"]))
+            measures.append(pd.DataFrame([dict(row) for row in kept["measures"].to_pylist()], dtype=float))
+    kept_ = pa.concat_tables(rows) if rows else None
+    return (
+        _frame(kept_, ["id", *KEPT]).join(pd.concat(measures, ignore_index=True) if rows else pd.DataFrame()),
+        _annotations(kept_),
+        _frame(pa.concat_tables(rejects) if rejects else None, ["source", "reason"]),
+    )
 
 
-def _decode(modality: Modality, record: Record, ids: set[str]) -> tuple[str, Decoded]:
-    if record.raw is None:
-        raise Reject(record.reason)
-    id_ = store.sample_id(record.source, record.raw)
-    if id_ in ids:
-        raise Reject("same content and source as an earlier record")
-    return id_, modality.decode(record.raw)
+def _refuse_repeated(table: pa.Table, ids: set[bytes]) -> pa.Table:
+    """Give those a reason whose id stands in `ids` already, and add the others to it."""
+    reasons = table["reason"].to_pylist()
+    for i, id_ in enumerate(table["id"].to_pylist()):
+        if id_ is not None:
+            short = bytes.fromhex(id_)  # a million of these are 60 MB less than as text
+            if short in ids:
+                reasons[i] = "same content and source as an earlier record"
+            ids.add(short)
+    return table.set_column(table.column_names.index("reason"), "reason", pa.array(reasons, pa.string()))
+
+
+def _frame(table: pa.Table | None, columns: list[str]) -> pd.DataFrame:
+    """Give columns of text; what is missing in them stays None."""
+    frame = pd.DataFrame()
+    for name in columns:
+        values = [] if table is None else table[name].to_pylist()
+        if name in _FEW:  # a million equal labels are one text in memory
+            shared: dict[str | None, str | None] = {}
+            values = [shared.setdefault(value, value) for value in values]
+        frame[name] = pd.Series(values, dtype="str" if name == "id" else object)
+    return frame
+
+
+def _annotations(kept: pa.Table | None) -> pd.DataFrame:
+    said = (
+        []
+        if kept is None
+        else [
+            (id_, annotator, label)
+            for id_, given in zip(kept["id"].to_pylist(), kept["annotations"].to_pylist(), strict=True)
+            for annotator, label in sorted(given)
+        ]
+    )
+    return pd.DataFrame(said, columns=["id", "annotator", "label"], dtype=object)
 
 
 def _drop_small_classes(
@@ -144,13 +171,8 @@ def _drop_small_classes(
     dropped = pd.DataFrame({"source": manifest["source"][small], "reason": reasons}, dtype=object)
     manifest = manifest[~small].reset_index(drop=True)
     # Whether a class is small is known only when all is stored, so this rare case copies the store.
-    everything = out / "everything"
-    everything.mkdir()
-    (out / "samples").rename(everything / "samples")
-    with store.sample_writer(out) as samples:
-        for id_, payload in store.payloads(everything, manifest["id"].tolist()):
-            samples.add(id_, payload)
-    shutil.rmtree(everything)
+    for name in ("samples", "descriptors", "fingerprints"):
+        keep(out / name, manifest["id"])
     return manifest, pd.concat([rejects, dropped], ignore_index=True)
 
 
@@ -174,61 +196,6 @@ def _commonest(rejects: pd.DataFrame) -> list[str]:
         f"{counts[kind]}×: {first.loc[kind, 'reason']} (first: {first.loc[kind, 'source']})"
         for kind in counts.index[:_REASONS_SHOWN]
     ]
-
-
-def assign_splits(manifest: pd.DataFrame, splits: Splits, random: np.random.Generator) -> pd.Series:
-    """Put each sample in a split: groups whole, classes in proportion.
-
-    What the source puts in a split stays there. Splits that it does not name are carved out of the
-    rest and of its train split. Unlabelled samples are for training, unless their group is not.
-
-    Raises:
-        BadInput: if a split that is asked for would be empty.
-    """
-    given = manifest["split"].dropna().unique()
-    shares = {"validation": splits.validation, "test": splits.test}
-    shares = {name: share for name, share in shares.items() if share and name not in given}
-    fixed = manifest["split"].where(manifest["split"] != "train") if shares else manifest["split"]
-    # A sample without a group is a group of its own.
-    groups = manifest["group"].where(manifest["group"].notna(), manifest["id"])
-    # Of a group that the source put in a split, the samples without a split go there as well.
-    fixed = fixed.fillna(groups.map(fixed.groupby(groups).first()))
-
-    free = fixed.isna() & manifest["label"].notna()
-    chosen = _share_out(groups[free], manifest["label"][free], shares, random)
-    for name in shares:
-        if name not in chosen.values() and free.any():
-            raise BadInput(
-                f"split {name!r} would be empty: splits.{name} is {shares[name]:g}, and there are "
-                f"{free.sum()} labelled samples in {groups[free].nunique()} groups to share out"
-            )
-    return fixed.fillna(groups.map(chosen)).fillna("train").astype(object)
-
-
-def _share_out(
-    groups: pd.Series, labels: pd.Series, shares: dict[str, float], random: np.random.Generator
-) -> dict[str, str]:
-    """Give each group a split, so that every class is spread by the shares.
-
-    Groups are handed out as seats are by the Webster method, large ones first: each to the split
-    that is owed most, share over what it has, summed over the classes of the group's samples.
-    """
-    names = ["train", *shares]
-    share = np.array([1 - sum(shares.values()), *shares.values()])
-    classes = pd.factorize(labels, sort=True)[0]
-    has = np.zeros((len(names), classes.max(initial=-1) + 1))
-    members = pd.Series(classes).groupby(groups.to_numpy(), sort=True)
-    rows = list(members.indices.values())
-    keys = list(members.indices)
-    shuffled = random.permutation(len(rows))
-    chosen = {}
-    for i in sorted(shuffled, key=lambda i: -len(rows[i])):
-        present, counts = np.unique(classes[rows[i]], return_counts=True)
-        owed = counts * share[:, None] / (2 * has[:, present] + counts)
-        winner = int(owed.sum(axis=1).argmax())
-        has[winner, present] += counts
-        chosen[keys[i]] = names[winner]
-    return chosen
 
 
 def plant_noise(manifest: pd.DataFrame, rate: float, random: np.random.Generator) -> pd.Series:
@@ -266,10 +233,10 @@ def _metrics(manifest: pd.DataFrame, rejects: pd.DataFrame, truth: pd.DataFrame)
     }
 
 
-def _progress(rows: Iterable[_T], doing: str, total: int | None = None) -> Iterator[_T]:
+def _progress(rows: Iterable[_T], doing: str) -> Iterator[_T]:
     console = Console(stderr=True)
     hidden = not console.is_terminal
-    yield from track(rows, doing, total, console=console, transient=True, disable=hidden)
+    yield from track(rows, doing, console=console, transient=True, disable=hidden)
 
 
 if __name__ == "__main__":

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 import numpy as np
-from scipy.stats import norm
+from scipy.stats import false_discovery_control, norm
 
 
 def wilson(successes: int, trials: int, level: float = 0.95) -> tuple[float, float]:
@@ -47,3 +47,18 @@ def paired_difference(
     means = draws @ values / len(difference)
     low, high = np.quantile(means, [0.025, 0.975])
     return float(difference.mean()), float(low), float(high)
+
+
+def false_discovery_rates(p: Sequence[float]) -> np.ndarray:
+    """Adjust the p-values of all tests that were made together: q, below which a share q is false.
+
+    Paper: Controlling the false discovery rate (Benjamini and Hochberg 1995).
+    """
+    return false_discovery_control(p, method="bh") if len(p) else np.zeros(0)
+
+
+def verdict(low: float, high: float) -> str:
+    """Say of a difference, by its interval, what may be claimed: an interval that holds 0 shows nothing."""
+    if low > 0:
+        return "gain"
+    return "loss" if high < 0 else "no measurable gain"

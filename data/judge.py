@@ -1,15 +1,20 @@
-"""What a fixed model thinks of the given labels, from all evidence there is."""
+"""What a fixed model thinks of the given labels, and which of them it holds to be wrong."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
 
-from winnow.data import folds, issues
-from winnow.data.folds import Scheme
+from winnow.data import folds, issues, noise, opinions, slices, systematic
 from winnow.data.intervals import wilson
+from winnow.data.neighbours import Graph
+from winnow.data.opinions import Evidence, Pool
 from winnow.data.stage import BadInput
+
+DETECTORS = ("by_margin", "by_filter", "by_neighbours", "by_group")
+_MOST_PAIRS = 20  # of confused or ambiguous classes in the summary
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -18,46 +23,56 @@ class Judge:
 
     Attributes:
         folds: number of folds.
-        schemes: how samples are dealt to folds, `grouped` (a group, a speaker say, stays together)
-            or `random`; duplicates stay together under both. Probabilities of several are averaged:
-            the first finds what is wrong with a whole group, the second what is wrong at random.
         inverse_penalty: C of the logistic regression.
         neighbours: k of the vote, of outliers and of near duplicates.
-        vote_share: weight of the neighbours in the judgement [0–1].
     """
 
     folds: int
-    schemes: list[Scheme]
     inverse_penalty: float
     neighbours: int
-    vote_share: float
+
+
+class Judged(NamedTuple):
+    """Judgement of all labels.
+
+    Attributes:
+        table: the label columns of the issue table.
+        summary: numbers about them.
+        probabilities: of each class `[sample, class]`, the label not considered; 0 where not judged.
+        classes: names of the columns.
+        differs: rows that were judged out of fold, and whether the prediction differs from the label.
+    """
+
+    table: pd.DataFrame
+    summary: dict[str, Any]
+    probabilities: np.ndarray
+    classes: list[str]
+    differs: pd.Series
 
 
 def judge_labels(
     manifest: pd.DataFrame,
-    evidence: dict[str, folds.Vectors],
+    evidence: Mapping[str, Evidence],
     trusted: pd.Series,
-    families: np.ndarray,
-    duplicates: np.ndarray,
+    duplicate: np.ndarray,
     judge: Judge,
+    exact_up_to: int,
     seed: int,
-) -> tuple[pd.DataFrame, dict[str, Any]]:
+) -> Judged:
     """Judge all labels.
 
-    Train and validation are judged out of fold; test samples by a model of both, and nothing is
-    learned from them.
+    Train and validation are judged out of fold, twice where there are groups: by models that know a
+    sample's group, which see what is wrong at random, and by models that do not, which see what is wrong
+    with a whole group. Test samples are judged by models of both splits; nothing is learned from them.
 
     Args:
-        manifest: `id, label, split`.
-        evidence: vectors of the samples, by name.
+        manifest: `id, label, split, group`.
+        evidence: vectors of the samples and their neighbours, by name.
         trusted: the label to learn from, None where a sample is not to be learned from.
-        families: samples that share a fold under the scheme `grouped`.
-        duplicates: the same under `random`.
+        duplicate: family of duplicates of each sample: they share a fold.
         judge: the model.
+        exact_up_to: samples beyond which neighbours in other groups are not looked for.
         seed: of the folds.
-
-    Returns:
-        The label columns of the issue table, and the summary of them.
 
     Raises:
         BadInput: if there is but one class.
@@ -65,114 +80,231 @@ def judge_labels(
     classes = sorted(manifest["label"].dropna().unique())
     if len(classes) < 2:
         raise BadInput(f"labels of {len(classes)} class: there is nothing to tell apart")
+    pool = _pool(manifest, trusted, classes)
+    rows = pool.judged
+    groups = pd.factorize(manifest["group"])[0]
+
+    fold = {"random": _deal(pool, duplicate, judge.folds, seed)}
+    said = opinions.of_strangers(evidence, pool, fold["random"], judge.inverse_penalty)
+    shares = opinions.weigh(said, pool)
+    judged, voted = opinions.mix(said, shares), opinions.mix(said, shares, models=[opinions.VOTE])
+    model = _noise(judged[rows], pool.given[rows], seed)
+
+    table = _unjudged(manifest)
+    wrong, true = np.zeros(len(manifest)), np.zeros_like(judged)
+    for part, fitted in ((rows, model), (pool.asked, _of_test(model, judged, pool, seed))):
+        if not len(part):
+            continue
+        true[part] = fitted.true(judged[part], pool.given[part])
+        wrong[part] = fitted.wrong(judged[part], pool.given[part])
+        _detect(table, part, pool.given[part], judged[part], voted[part])
+    suggested, sure = true.argmax(1), true.max(1)
+    detected = issues.detect(*_present(pool.given[rows], judged[rows], voted[rows]))
+
+    families = folds.kin(groups, duplicate)
+    met = len(np.unique(families[rows][groups[rows] >= 0]))
+    accuracy = {"random": judged}
+    group_wise = systematic.Systematic(np.zeros(len(rows)), np.full(len(rows), -1), [], "no groups are known")
+    if met >= 2:
+        number = min(judge.folds, len(np.unique(families[rows])))
+        fold["grouped"] = _deal(pool, families, number, seed)
+        apart = opinions.of_other_groups(
+            evidence, pool, fold["grouped"], judge.inverse_penalty, judge.neighbours, exact_up_to
+        )
+        accuracy["grouped"] = opinions.mix(apart, opinions.weigh(apart, pool))
+        best = max(evidence, key=lambda name: sum(s for key, s in shares.items() if key[0] == name))
+        group_wise = systematic.look(
+            accuracy["grouped"][rows], pool.given[rows], groups[rows], _within(evidence[best].graph, rows)
+        )
+    accused = rows[group_wise.suggested >= 0]
+    here = group_wise.suggested >= 0
+    wrong[accused] = 1 - (1 - wrong[accused]) * (1 - group_wise.wrong[here])
+    suggested[accused], sure[accused] = group_wise.suggested[here], group_wise.wrong[here]
+    table.loc[accused, "by_group"] = True
+
+    every = np.concatenate([rows, pool.asked])
+    table.loc[every, "label_quality"] = 1 - wrong[every]
+    table.loc[every, "is_label_issue"] = wrong[every] > 0.5
+    table.loc[every, "suggested_label"] = np.array(classes, object)[suggested[every]]
+    table.loc[every, "suggested_confidence"] = sure[every]
+    table["label_detectors"] = table[list(DETECTORS)].sum(axis=1).astype(int)
+    for scheme in ("random", "grouped"):
+        table[f"fold_{scheme}"] = fold.get(scheme, np.full(len(table), -1))
+
+    differs = pd.Series(judged[rows].argmax(1) != pool.given[rows], index=rows)
+    summary = {
+        "n": int(table["label_quality"].notna().sum()),
+        "model": f"logistic regression C={judge.inverse_penalty:g} and votes of neighbours, "
+        "weighed by likelihood; noise of labels by likelihood",
+        "folds": judge.folds,
+        "schemes": list(fold),
+        **_accuracies(accuracy, pool),
+        "evidence": _sentence(evidence, shares),
+        "evidence_found": _evidence_found(evidence, said, shares, pool, seed),
+        "detectors": _alone({name: table[name].to_numpy()[rows] for name in DETECTORS}),
+        "noise": {
+            "off_diagonal": round(detected.off_diagonal, 6),
+            "calibrated": round(detected.calibrated, 6),
+            "posterior": round(float(wrong[rows].mean()), 6),
+            "sharpness": round(model.sharpness, 6),
+        },
+        "classes": _classes(classes, pool, table, wrong),
+        "confusions": _confusions(manifest, table, rows),
+        "pairs": slices.ambiguous_pairs(judged[rows], pool.given[rows], classes, most=_MOST_PAIRS),
+        "cells": _cells(group_wise, manifest, groups, classes),
+        "cells_reason": group_wise.reason,
+    }
+    return Judged(table, summary, judged, classes, differs)
+
+
+def _pool(manifest: pd.DataFrame, trusted: pd.Series, classes: list[str]) -> Pool:
     index = {label: i for i, label in enumerate(classes)}
     given = manifest["label"].map(index).fillna(-1).to_numpy(int, copy=True)
     learn = trusted.map(index).fillna(-1).to_numpy(int, copy=True)
     test = (manifest["split"] == "test").to_numpy()
     learn[test] = -1
-    pool = np.flatnonzero((given >= 0) & ~test)
+    rows = np.flatnonzero((given >= 0) & ~test)
     # Nobody knows what a class looks like that is in the test split alone.
-    asked = np.flatnonzero((given >= 0) & test & np.isin(given, given[pool]))
-    learned = pool[learn[pool] >= 0]
+    asked = np.flatnonzero((given >= 0) & test & np.isin(given, given[rows]))
+    return Pool(given, learn, len(classes), rows, asked)
 
-    def predict(kind: Any, vectors: folds.Vectors) -> np.ndarray:
-        probabilities = np.zeros((len(given), len(classes)))
-        for scheme in judge.schemes:
-            together = families if scheme == "grouped" else duplicates
-            probabilities[pool] += folds.out_of_fold(
-                kind, vectors[pool], given[pool], learn[pool], together[pool],
-                len(classes), folds=judge.folds, seed=seed,
-            ) / len(judge.schemes)  # fmt: skip
-        if len(asked):
-            probabilities[asked] = folds.fit_predict(
-                kind, vectors[learned], learn[learned], vectors[asked], len(classes)
-            )
-        return probabilities
 
-    votes, opinions = [], []
-    for vectors in evidence.values():
-        votes.append(predict(folds.neighbours(vectors, judge.neighbours), vectors))
-        opinion = predict(folds.linear(vectors, judge.inverse_penalty), vectors)
-        opinions.append((1 - judge.vote_share) * opinion + judge.vote_share * votes[-1])
-    # Evidence counts as much as it helps to predict labels out of fold: all that were given, since the
-    # trusted ones were chosen by an earlier round, and would flatter the evidence that chose them.
-    shares = folds.mixture([opinion[pool, given[pool]] for opinion in opinions])
-    judged = np.tensordot(shares, np.stack(opinions), 1)
-    voted = np.tensordot(shares, np.stack(votes), 1)
+def _deal(pool: Pool, families: np.ndarray, number: int, seed: int) -> np.ndarray:
+    fold = np.full(len(pool.given), -1)
+    fold[pool.judged] = folds.deal(pool.given[pool.judged], families[pool.judged], number, seed)
+    return fold
 
+
+def _noise(judged: np.ndarray, given: np.ndarray, seed: int) -> noise.NoiseModel:
+    return noise.fit(judged, given, issues.transition(given, judged), seed=seed)
+
+
+def _of_test(model: noise.NoiseModel, judged: np.ndarray, pool: Pool, seed: int) -> noise.NoiseModel:
+    """Fit the noise of the test split, which may be better or worse than the others'."""
+    if not len(pool.asked):
+        return model
+    rows = pool.asked
+    return noise.fit(judged[rows], pool.given[rows], model.transition, seed=seed, sharpness=model.sharpness)
+
+
+def _unjudged(manifest: pd.DataFrame) -> pd.DataFrame:
     table = pd.DataFrame({"id": manifest["id"], "label_quality": np.nan, "is_label_issue": False})
     table["suggested_label"] = pd.Series([None] * len(table), dtype=object)
-    table["suggested_confidence"], table["label_detectors"] = np.nan, 0
-    for rows in (pool, asked):
-        # cleanlab wants every class to occur; a small test split may lack some.
-        present = np.unique(given[rows])
-        if len(present) < 2:
-            continue
-        within = np.searchsorted(present, given[rows])
-        found = issues.label_issues(
-            within,
-            _renormalise(judged[np.ix_(rows, present)]),
-            _renormalise(voted[np.ix_(rows, present)]),
+    table["suggested_confidence"] = np.nan
+    for name in DETECTORS:
+        table[name] = False
+    return table
+
+
+def _present(labels: np.ndarray, *probabilities: np.ndarray) -> tuple[np.ndarray, ...]:
+    """Leave classes out that do not occur: cleanlab wants every class to."""
+    present, within = np.unique(labels, return_inverse=True)
+    parts = (part[:, present] for part in probabilities)
+    return within, *(part / np.maximum(part.sum(1, keepdims=True), 1e-12) for part in parts)
+
+
+def _detect(
+    table: pd.DataFrame, rows: np.ndarray, labels: np.ndarray, judged: np.ndarray, voted: np.ndarray
+) -> None:
+    if len(np.unique(labels)) < 2:
+        return
+    found = issues.detect(*_present(labels, judged, voted))
+    for name in ("by_margin", "by_filter", "by_neighbours"):
+        table.loc[rows, name] = getattr(found, name)
+
+
+def _within(graph: Graph, rows: np.ndarray) -> Graph:
+    """Give the graph of some rows; a neighbour that is none of them is the sample itself."""
+    place = np.full(len(graph.index), -1)
+    place[rows] = np.arange(len(rows))
+    index = place[graph.index[rows]]
+    own = np.arange(len(rows))[:, None]
+    return graph._replace(index=np.where(index < 0, own, index), distance=graph.distance[rows])
+
+
+def _accuracies(schemes: Mapping[str, np.ndarray], pool: Pool) -> dict[str, Any]:
+    rows, found = pool.judged, []
+    for name, judged in schemes.items():
+        right = int((judged[rows].argmax(1) == pool.given[rows]).sum())
+        low, high = (round(end, 6) for end in wilson(right, len(rows)))
+        value = round(right / len(rows), 6)
+        found.append({"name": name, "value": value, "low": low, "high": high, "n": len(rows)})
+    first = {"" if key == "value" else f"_{key}": found[0][key] for key in ("value", "low", "high")}
+    return {"scheme_accuracy": found, **{f"oof_accuracy{end}": value for end, value in first.items()}}
+
+
+def _sentence(evidence: Mapping[str, Evidence], shares: Mapping[tuple[str, str], float]) -> str:
+    names = (f"{name} {_share(name, shares):.0%}" for name in evidence)
+    return " + ".join(names) if len(evidence) > 1 else next(iter(evidence))
+
+
+def _share(name: str, shares: Mapping[tuple[str, str], float]) -> float:
+    return sum(share for key, share in shares.items() if key[0] == name)
+
+
+def _evidence_found(
+    evidence: Mapping[str, Evidence],
+    said: opinions.Opinions,
+    shares: Mapping[tuple[str, str], float],
+    pool: Pool,
+    seed: int,
+) -> list[dict[str, Any]]:
+    """Say what each evidence would have found by itself, and what none but it."""
+    flags = {}
+    for name in evidence:
+        alone, given = opinions.mix(said, shares, evidence=name)[pool.judged], pool.given[pool.judged]
+        flags[name] = _noise(alone, given, seed).wrong(alone, given) > 0.5
+    rows = _alone(flags)
+    return [row | {"share": round(_share(row["name"], shares), 6)} for row in rows]
+
+
+def _alone(flags: Mapping[str, np.ndarray]) -> list[dict[str, Any]]:
+    together = np.sum(list(flags.values()), axis=0)
+    return [
+        {"name": name, "flagged": int(flag.sum()), "alone": int((flag & (together == 1)).sum())}
+        for name, flag in flags.items()
+    ]
+
+
+def _classes(classes: list[str], pool: Pool, table: pd.DataFrame, wrong: np.ndarray) -> list[dict[str, Any]]:
+    labelled = (pool.given >= 0).sum()
+    rows = []
+    for i, label in enumerate(classes):
+        here = pool.judged[pool.given[pool.judged] == i]
+        n = int((pool.given == i).sum())
+        rows.append(
+            {
+                "label": label,
+                "n": n,
+                "share": round(float(n / labelled), 6),
+                "label_issues": int(table["is_label_issue"].to_numpy()[here].sum()),
+                "estimated_noise": round(float(wrong[here].mean()), 6) if len(here) else None,
+            }
         )
-        table.loc[rows, "label_quality"] = found.quality
-        table.loc[rows, "is_label_issue"] = found.flagged
-        table.loc[rows, "suggested_label"] = np.array(classes, object)[present[found.suggested]]
-        table.loc[rows, "suggested_confidence"] = found.confidence
-        table.loc[rows, "label_detectors"] = found.detectors
-
-    summary = _label_summary(table, manifest, classes, given, judged, pool, judge)
-    names = (f"{name} {share:.0%}" for name, share in zip(evidence, shares, strict=True))
-    return table, summary | {"evidence": " + ".join(names) if len(shares) > 1 else next(iter(evidence))}
+    return rows
 
 
-def _renormalise(probabilities: np.ndarray) -> np.ndarray:
-    return probabilities / np.maximum(probabilities.sum(1, keepdims=True), 1e-12)
-
-
-def _label_summary(
-    table: pd.DataFrame,
-    manifest: pd.DataFrame,
-    classes: list[str],
-    given: np.ndarray,
-    judged: np.ndarray,
-    pool: np.ndarray,
-    judge: Judge,
-) -> dict[str, Any]:
-    right = judged[pool].argmax(1) == given[pool]
-    low, high = wilson(int(right.sum()), len(pool))
-    present, within = np.unique(given[pool], return_inverse=True)
-    noise = dict(
-        zip(
-            present,
-            issues.class_noise(within, _renormalise(judged[np.ix_(pool, present)])),
-            strict=True,
-        )
-    )
-    suspects = table.iloc[pool][table.iloc[pool]["is_label_issue"]]
+def _confusions(manifest: pd.DataFrame, table: pd.DataFrame, rows: np.ndarray) -> list[dict[str, Any]]:
+    suspects = table.iloc[rows][table.iloc[rows]["is_label_issue"]]
     pairs = pd.DataFrame(
         {"given": manifest.loc[suspects.index, "label"], "suggested": suspects["suggested_label"]}
     )
     counts = pairs.value_counts().reset_index(name="n").sort_values(
         ["n", "given", "suggested"], ascending=[False, True, True]
     )  # fmt: skip
-    return {
-        "n": int(table["label_quality"].notna().sum()),
-        "model": f"logistic regression C={judge.inverse_penalty:g}, {judge.neighbours}-NN vote "
-        f"weighted {judge.vote_share:g}",
-        "folds": judge.folds,
-        "schemes": list(judge.schemes),
-        "oof_accuracy": round(float(right.mean()), 6),
-        "oof_accuracy_low": round(low, 6),
-        "oof_accuracy_high": round(high, 6),
-        "classes": [
-            {
-                "label": label,
-                "n": int((given == i).sum()),
-                "share": round(float((given == i).sum() / (given >= 0).sum()), 6),
-                "label_issues": int(suspects.index.isin(np.flatnonzero(given == i)).sum()),
-                "estimated_noise": round(float(noise[i]), 6) if i in noise else None,
-            }
-            for i, label in enumerate(classes)
-        ],
-        "confusions": counts.head(20).to_dict("records"),
-    }
+    return counts.head(_MOST_PAIRS).to_dict("records")
+
+
+def _cells(
+    found: systematic.Systematic, manifest: pd.DataFrame, groups: np.ndarray, classes: list[str]
+) -> list[dict[str, Any]]:
+    names = pd.Series(manifest["group"].to_numpy(), index=groups).groupby(level=0).first()
+    return [
+        cell
+        | {
+            "group": names[cell["group"]],
+            "label": classes[cell["label"]],
+            "suggested": classes[cell["suggested"]],
+        }
+        for cell in found.cells
+    ]

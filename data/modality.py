@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
-from jaxtyping import Bool, Float, Float32
+from jaxtyping import Bool, Float, Float32, UInt16
 from torch import Generator, Tensor, nn
 
 
@@ -46,10 +46,14 @@ class Modality(abc.ABC):
 
     Attributes:
         suffixes: endings of the files that a folder of such data holds, lower case with the dot.
+        media_type: MIME type of a payload, as a browser plays or shows it.
+        min_agreement: share of equal entries of two signatures from which the samples are nearly equal.
         grid: tokens along each axis.
     """
 
     suffixes: ClassVar[frozenset[str]]
+    media_type: ClassVar[str]
+    min_agreement: ClassVar[float]
     grid: tuple[int, ...]
 
     @abc.abstractmethod
@@ -71,6 +75,17 @@ class Modality(abc.ABC):
     @abc.abstractmethod
     def descriptor(self, payload: bytes) -> Float32[np.ndarray, " feature"]:
         """Describe a sample by a cheap vector that needs no model: the evidence of round 1."""
+
+    @abc.abstractmethod
+    def identity(self, payload: bytes) -> bytes:
+        """Digest what a sample is, beyond its encoding, to 16 bytes: equal samples have equal ones."""
+
+    @abc.abstractmethod
+    def signature(self, payload: bytes) -> UInt16[np.ndarray, " entry"]:
+        """Give values of which nearly equal samples share most, and others few.
+
+        As many for every sample; none where only vectors tell what is nearly equal.
+        """
 
     @abc.abstractmethod
     def frontend(self, dim: int) -> nn.Module:

@@ -8,16 +8,18 @@ template forgot to escape it.
 import base64
 import functools
 import hashlib
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import jinja2
 
-from winnow.data import bars, chart, wording
+from winnow.data import bars, chart, plot, wording
 
 _HERE = Path(__file__).parent
 _DIGITS = 8  # significant ones, of numbers in a report's JSON
+_CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f]")
 _POLICY = (
     "default-src 'none'; base-uri 'none'; form-action 'none'; img-src data:; media-src data:; "
     "style-src 'unsafe-inline'; script-src 'sha256-{}'"
@@ -33,6 +35,7 @@ def _environment() -> jinja2.Environment:
         trim_blocks=True,
         lstrip_blocks=True,
         keep_trailing_newline=False,
+        finalize=visible,
     )
     shown = (
         *(wording.count, wording.number, wording.percent, wording.percent_range, wording.plural),
@@ -41,8 +44,15 @@ def _environment() -> jinja2.Environment:
     for function in shown:
         made.filters[function.__name__] = function
         made.globals[function.__name__] = function
-    made.globals |= {"bars": bars, "chart": chart}
+    made.globals |= {"bars": bars, "chart": chart, "plot": plot}
     return made
+
+
+def visible(content: Any) -> Any:
+    """Show the control characters of a text, which a browser would drop or obey, by their pictures."""
+    if not isinstance(content, str) or not _CONTROL.search(content):
+        return content
+    return type(content)(_CONTROL.sub(lambda found: chr(0x2400 + ord(found[0])), content))
 
 
 def render(template: str, **content: Any) -> str:

@@ -1,53 +1,110 @@
-"""samples, issues, decisions and probes of all rounds → dataset quality report."""
+"""all that the stages found, decided and measured → dataset quality report.
+
+python -m winnow.data.report --gate REPORT.json …            exit code 1 if a gate fails
+python -m winnow.data.report --accept REPORT.json ACCEPTED   what later reports are compared with
+"""
 
 import logging
-from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+import sys
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
-from winnow.data import claims, findings, page, probes, store, wording
+from winnow.data import (
+    acceptance,
+    atlas,
+    chapters,
+    effects,
+    findings,
+    gates,
+    loop,
+    page,
+    previews,
+    probes,
+    provenance,
+    questions,
+    retention,
+    schema,
+    stage,
+    store,
+    wording,
+)
+from winnow.data.gates import Limits
 from winnow.data.modality import Modality
 from winnow.data.stage import run
 
 _log = logging.getLogger(__name__)
-_PREVIEW_BYTES = 3_600_000  # of all previews on a page, which stays under 5 MB with them
+_DOTS = 12  # slices drawn, the worst first
 
 
 def main(
-    modality: Modality, ingest: Path, root: Path, out: Path, *, rounds: list[int], examples: int
+    modality: Modality,
+    ingest: Path,
+    root: Path,
+    accepted: Path,
+    out: Path,
+    *,
+    rounds: list[int],
+    examples: int,
+    map_samples: int,
+    min_group: int,
+    gates: dict[str, Limits],
+    seed: int,
 ) -> None:
     """Report what is wrong with a dataset, what was done about it, and what that bought.
 
     Args:
         modality: shows the samples.
         ingest: samples, manifest, rejects and the truth, which no other stage reads.
-        root: folder that holds `audit@r`, `curate@r` and `probe@r` of every round r, and `probe@0`.
+        root: folder that holds `audit@r`, `curate@r` and `probe@r` of every round r, `probe@0`,
+            `embed`, `drift` and `effect`.
+        accepted: the last accepted report; `{}` before the first.
         out: folder for `report.html`, `report.json` and `metrics.json`.
         rounds: numbers of the rounds, in their order.
         examples: samples shown in a section, at most.
+        map_samples: samples on the map of embeddings, at most.
+        min_group: samples of a group below which its retention is not judged.
+        gates: limits by the name of a gate.
+        seed: of the map.
 
     Raises:
-        ValueError: if a decision touches the test split, or tables are about different samples.
+        BadInput: if there is no gate of a name.
+        ValueError: if a decision touches the test split, tables are about different samples, or
+            the report breaks its own schema.
     """
-    report = gather(ingest, root, rounds, examples, type(modality).__name__)
-    previews = preview(modality, ingest, report)
-    report["previews"] = {
-        "shown": len(previews),
-        "left_out": len(shown_ids(report)) - len(previews),
-    }
+    report = gather(
+        modality, ingest, root, accepted,
+        rounds=rounds, examples=examples, map_samples=map_samples, min_group=min_group, seed=seed,
+    )  # fmt: skip
+    judge(report, accepted, gates)
+    made = previews.make(modality, ingest, report)
+    report["previews"] = {"shown": len(made), "left_out": len(previews.shown_ids(report)) - len(made)}
     report = page.rounded(report)
+    schema.require_valid(report)
     store.write_json(out / "report.json", report)
-    (out / "report.html").write_text(render(report, previews), encoding="utf-8")
+    # Of what was written, and not of what was meant to be: the page says what the file says.
+    report = store.read_json(out / "report.json")
+    (out / "report.html").write_text(render(report, made), encoding="utf-8")
     store.write_json(out / "metrics.json", metrics(report))
     for gate in report["gates"]:
-        _log.info("%-8s %s: %s", gate["status"], gate["name"], gate["text"])
+        _log.info("%-8s %s: %s", gate["status"], gate["title"], gate["text"])
 
 
-def gather(ingest: Path, root: Path, rounds: Sequence[int], examples: int, modality: str) -> dict[str, Any]:
-    """Collect all that the report says, as JSON."""
+def gather(
+    modality: Modality,
+    ingest: Path,
+    root: Path,
+    accepted: Path,
+    *,
+    rounds: Sequence[int],
+    examples: int,
+    map_samples: int,
+    min_group: int,
+    seed: int,
+) -> dict[str, Any]:
+    """Collect all that the report says, but for its gates, as JSON."""
     manifest = store.read_table(ingest / "manifest.parquet")
     truth = store.read_table(ingest / "truth.parquet")[["id", "label"]]
     rejected = store.read_table(ingest / "rejects.parquet")
@@ -56,46 +113,76 @@ def gather(ingest: Path, root: Path, rounds: Sequence[int], examples: int, modal
         issues = store.read_table(root / f"audit@{number}" / "issues.parquet")
         decisions = store.read_table(root / f"curate@{number}" / "decisions.parquet")
         judged[number] = findings.join(manifest, truth, issues, decisions)
-        refuse_touched_test(judged[number], number)
-    probed = probes.read(root, rounds)
+        loop.refuse_touched_test(judged[number], number)
+    last = rounds[-1]
+    table, probed = judged[last], probes.read(root, rounds)
     report: dict[str, Any] = {
-        "schema_version": 1,
-        "dataset": _dataset(root.name, modality, manifest, rejected),
+        "schema_version": schema.VERSION,
+        "dataset": _dataset(root.name, type(modality).__name__, manifest, rejected, previews.sizes(ingest)),
+        "provenance": provenance.read(root.name, stage.PARAMS),
         "test_split": _test_split(manifest, rounds),
         "probes": probed,
-        "effect": claims.gain(probed[0]["measured"]["linear"], probed[-1]["measured"]["linear"]),
         "pretraining": probes.against_baselines(probed[-1]["measured"]),
-        "noise": _noise(judged),
+        "effect": effects.read(root),
+        "noise": loop.noise(judged),
         "rounds": [
-            _round(root / f"audit@{number}", number, table, examples, number == rounds[-1])
-            for number, table in judged.items()
+            loop.tell(root / f"audit@{number}", number, one, examples, number == last)
+            for number, one in judged.items()
         ],
+        **loop.last_chapters(root / f"audit@{last}", last),
+        "confusion": retention.confusion(table),
+        "groups": retention.groups(table, min_group),
+        "map": atlas.draw(table, root / "embed" / "embeddings", samples=map_samples, seed=seed),
+        "drift": chapters.drift(root),
+        "profile": chapters.profile(root),
+        "queue": chapters.queue(root / f"curate@{last}", examples),
+        "log": chapters.log(root / f"curate@{last}"),
         "rejects": findings.rejects(rejected, examples),
+        "flagged": acceptance.flagged(table),
     }
-    report["gates"] = claims.gates(report)
+    report["queue"]["head"] = findings.named(table, report["queue"]["head"])
+    report["diff"] = acceptance.compare(accepted, report, manifest["id"].tolist(), examples)
     return report
 
 
-def refuse_touched_test(table: pd.DataFrame, number: int) -> None:
-    """Check that a round left the test split as it was delivered.
-
-    Raises:
-        ValueError: if a test sample was dropped or its label changed.
-    """
-    test = table[table["split"] == "test"]
-    same = (test["decided"] == test["given"]) | (test["decided"].isna() & test["given"].isna())
-    touched = test.loc[(test["action"] != "keep") | ~same, "id"].tolist()
-    if touched:
-        raise ValueError(
-            f"round {number} touches {len(touched)} samples of the test split, which nothing may "
-            f"change: {touched[:3]}"
-        )
+def judge(report: dict[str, Any], accepted: Path, limits: Mapping[str, Limits]) -> None:
+    """Add the gates, the verdict, and the state of each section."""
+    report["gates"] = gates.judge(report, limits, questions.GATES)
+    report["verdict"] = gates.verdict(report["gates"])
+    if report["diff"]["status"] == chapters.OK:
+        report["diff"]["gates"] = acceptance.compare_gates(accepted, report["gates"])
+    report["sections"] = [_section(report, *section) for section in questions.SECTIONS]
 
 
-def _dataset(name: str, modality: str, manifest: pd.DataFrame, rejected: pd.DataFrame) -> dict[str, Any]:
-    labelled = manifest["label"].notna()
+def _section(
+    report: Mapping[str, Any], key: str, letter: str, title: str, own: Sequence[str]
+) -> dict[str, Any]:
+    """Give a section the status that needs attention first, with its reason."""
+    parts = [(report[name]["status"], report[name]["reason"]) for name in own]
+    parts += [(gate["status"], gates.told(gate)) for gate in report["gates"] if gate["section"] == key]
+    status = gates.worst(status for status, _ in parts) if parts else chapters.OK
+    reason = "; ".join(reason for one, reason in parts if one == status and reason)
+    status = chapters.OK if status == gates.PASS else status
+    return {
+        "key": key,
+        "letter": letter,
+        "title": title,
+        "status": status,
+        "reason": "" if status == chapters.OK else reason,
+    }
+
+
+def _dataset(
+    name: str, modality: str, manifest: pd.DataFrame, rejected: pd.DataFrame, sizes: Mapping[str, int]
+) -> dict[str, Any]:
+    labelled, size = manifest["label"].notna(), manifest["id"].map(sizes)
     splits = [
-        {"split": split, "n": int(here.sum()), "labelled": int((here & labelled).sum())}
+        {
+            "split": split,
+            "n": int(here.sum()),
+            "labelled": int((here & labelled).sum()),
+            "bytes": int(size[here].sum()),
+        }
         for split in store.SPLITS
         if (here := manifest["split"] == split).any()
     ]
@@ -109,6 +196,7 @@ def _dataset(name: str, modality: str, manifest: pd.DataFrame, rejected: pd.Data
         "labelled_share": float(labelled.mean()) if len(manifest) else None,
         "classes": int(manifest["label"].dropna().nunique()),
         "groups": int(manifest["group"].dropna().nunique()),
+        "bytes": int(size.sum()),
         "splits": splits,
         "fingerprint": findings.fingerprint(manifest),
     }
@@ -116,92 +204,25 @@ def _dataset(name: str, modality: str, manifest: pd.DataFrame, rejected: pd.Data
 
 def _test_split(manifest: pd.DataFrame, rounds: Sequence[int]) -> dict[str, Any]:
     test = manifest[manifest["split"] == "test"]
-    return {"n": len(test), "fingerprint": findings.fingerprint(test), "rounds": list(rounds)}
+    return {"n": len(test), "touched": 0, "fingerprint": findings.fingerprint(test), "rounds": list(rounds)}
 
 
-def _noise(judged: Mapping[int, pd.DataFrame]) -> list[dict[str, Any]]:
-    """Follow the wrong labels over the rounds; empty where no wrong label is known."""
-    first = next(iter(judged.values()))
-    if not findings.planted(first).any():
-        return []
-    everything = pd.Series(True, index=first.index)
-    rows = [{"round": 0, **findings.wrong_left(first, "given", everything)}]
-    for number, table in judged.items():
-        left = findings.wrong_left(table, "decided", table["action"] != "drop")
-        rows.append({"round": number, **left})
-    return rows
-
-
-def _round(audit: Path, number: int, table: pd.DataFrame, examples: int, last: bool) -> dict[str, Any]:
-    """Collect a round; samples that are much the same in all rounds are shown for the last."""
-    summary = store.read_json(audit / "summary.json")
-    shown = examples if last else 0
-    counts = table["action"].value_counts()
-    given = table["given"].dropna()
-    return {
-        "round": number,
-        **{key: summary.get(key) for key in ("evidence", "model", "folds", "schemes")},
-        "accuracy": claims.measured(summary, "oof_accuracy"),
-        "largest_class": float(given.value_counts(normalize=True).iloc[0]) if len(given) else None,
-        "labels": findings.labels(table),
-        "label_examples": findings.label_examples(table, examples),
-        "classes": findings.classes(table, summary.get("classes", [])),
-        "confusions": findings.confusions(summary.get("confusions", [])),
-        "outliers": findings.outliers(table, shown),
-        "exact": findings.duplicates(table, "exact_duplicate_set", shown),
-        "near": findings.duplicates(table, "near_duplicate_set", shown),
-        "leakage": summary.get("leakage") or {},
-        "checks": findings.checks(summary.get("checks", []), table, shown),
-        "decided": {action: int(counts.get(action, 0)) for action in ("keep", "relabel", "drop")},
-        "actions": findings.actions(table),
-    }
-
-
-def _examples(report: Mapping[str, Any]) -> Iterator[str]:
-    """Go through the samples shown, once for each time, the most telling first."""
-    last = report["rounds"][-1]
-    for one in report["rounds"]:
-        yield from (sample["id"] for sample in one["label_examples"])
-    for found in (last["exact"], last["near"]):
-        yield from (sample["id"] for group in found["shown"] for sample in group["members"])
-    yield from (sample["id"] for sample in last["outliers"]["examples"])
-    for check in last["checks"]:
-        yield from (sample["id"] for sample in check["examples"])
-
-
-def shown_ids(report: Mapping[str, Any]) -> list[str]:
-    """Give the ids of the samples shown, each once."""
-    return list(dict.fromkeys(_examples(report)))
-
-
-def preview(modality: Modality, ingest: Path, report: Mapping[str, Any]) -> dict[str, str]:
-    """Make the previews of the samples shown, as many as the page has room for."""
-    ids = shown_ids(report)
-    if not ids:
-        return {}
-    made = {id_: modality.preview(payload) for id_, payload in store.payloads(ingest, ids)}
-    times = Counter(_examples(report))
-    room, chosen = _PREVIEW_BYTES, {}
-    for id_ in ids:
-        needed = times[id_] * len(made[id_].encode())
-        if needed <= room:
-            room -= needed
-            chosen[id_] = made[id_]
-    return chosen
-
-
-def render(report: Mapping[str, Any], previews: Mapping[str, str]) -> str:
+def render(report: Mapping[str, Any], shown: Mapping[str, str]) -> str:
     """Write the page: a function of the report's JSON and the previews, and of nothing else."""
     return page.render(
         "report.html.jinja",
         report=report,
-        previews=previews,
+        previews=shown,
         curve=probes.curve(report["probes"]),
-        wrong=_wrong(report["noise"]),
-        pairs=[
-            {"label": f"{pair['given']} → {pair['suggested']}", "value": pair["n"]}
-            for pair in report["rounds"][-1]["confusions"]
+        states={section["key"]: section for section in report["sections"]},
+        effect_curves=effects.all_curves(report["effect"]),
+        slice_rows=[
+            {**row, "label": f"{wording.words(row['by'])}: {row['slice']}", "value": row["error"]}
+            for row in report["slices"]["rows"][:_DOTS]
         ],
+        wrong=_wrong(report["noise"]),
+        arm=effects.named,
+        limit=gates.shown,
     )
 
 
@@ -221,6 +242,7 @@ def metrics(report: Mapping[str, Any]) -> dict[str, int | float]:
     found: dict[str, Any] = {
         "samples": report["dataset"]["samples"],
         "rejects": report["dataset"]["rejects"],
+        **{f"gates_{key}": report["verdict"][key] for key in ("pass", "warn", "fail", "skipped")},
     }
     for row in report["noise"]:
         name = f"round{row['round']}_wrong_labels" if row["round"] else "delivered_wrong_labels"
@@ -231,15 +253,17 @@ def metrics(report: Mapping[str, Any]) -> dict[str, int | float]:
         for score in ("precision", "recall"):
             found[f"{name}_label_{score}"] = labels[score] and labels[score]["value"]
         found[f"{name}_label_f1"] = labels["f1"]
+        found[f"{name}_label_noise"] = one["judged_by"]["noise"].get("calibrated")
         found[f"{name}_outliers"] = one["outliers"]["n"]
         found[f"{name}_exact_duplicates"] = one["exact"]["samples"]
         found[f"{name}_near_duplicates"] = one["near"]["samples"]
         for action, past in (("keep", "kept"), ("relabel", "relabelled"), ("drop", "dropped")):
             found[f"{name}_{past}"] = one["decided"][action]
-    if report["effect"]:
-        found["effect_points"] = report["effect"]["value_points"]
+    if report["effect"]["headline"]:
+        found["effect_points"] = report["effect"]["headline"]["value_points"]
     return {name: value for name, value in found.items() if value is not None}
 
 
 if __name__ == "__main__":
+    acceptance.command(sys.argv[1:])
     run(main)

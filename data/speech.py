@@ -1,6 +1,7 @@
 """Speech: a recording is a row of frames of its log-mel spectrogram."""
 
 import base64
+import hashlib
 import io
 import math
 from typing import ClassVar, final
@@ -9,14 +10,15 @@ import numpy as np
 import soundfile
 import torch
 import torchaudio
-from jaxtyping import Bool, Float, Float32, Float64
+from jaxtyping import Bool, Float, Float32, Float64, UInt16
 from torch import Generator, Tensor, nn
+from torch.nn import functional
 
+from winnow.data import acoustics, perceptual
+from winnow.data.acoustics import FRAMES_PER_SECOND, WINDOW_SECONDS
 from winnow.data.modality import Decoded, Modality, Reject, Tokens
 
 MAX_SECONDS = 60.0  # a longer recording is a session, to be cut up before it comes here
-_FRAMES_PER_SECOND = 100
-_WINDOW_SECONDS = 0.025
 _NOT_ZERO = 1e-6  # stands in for a 0 in a real frame: a frame of zeros means padding
 _PLAYABLE_BYTES = 100_000  # a preview carries a player up to this size
 _LARGEST_FILTER = 10_000_000  # values of a resampling filter; a broken header can ask for gigabytes
@@ -38,20 +40,22 @@ class Speech(Modality):
     """
 
     suffixes: ClassVar[frozenset[str]] = frozenset({".wav", ".flac", ".ogg", ".mp3"})
+    media_type: ClassVar[str] = "audio/flac"
+    min_agreement: ClassVar[float] = 0.94
 
     def __init__(self, sample_rate_hz: int, seconds: float, mels: int, frames_per_token: int) -> None:
-        tokens = round(seconds * _FRAMES_PER_SECOND) // frames_per_token
+        tokens = round(seconds * FRAMES_PER_SECOND) // frames_per_token
         if tokens < 1:
             raise ValueError(
                 f"no token of {frames_per_token} frames fits in {seconds} s of "
-                f"{_FRAMES_PER_SECOND} frames a second"
+                f"{FRAMES_PER_SECOND} frames a second"
             )
         self.sample_rate_hz, self.seconds, self.mels = sample_rate_hz, seconds, mels
         self.frames_per_token = frames_per_token
         self.frames = tokens * frames_per_token
         self.grid = (tokens,)
-        self._hop = sample_rate_hz // _FRAMES_PER_SECOND
-        window = round(sample_rate_hz * _WINDOW_SECONDS)
+        self._hop = sample_rate_hz // FRAMES_PER_SECOND
+        window = round(sample_rate_hz * WINDOW_SECONDS)
         self._spectrogram = torchaudio.transforms.MelSpectrogram(
             sample_rate=sample_rate_hz,
             # Twice the usual: at 8 kHz the lowest bands would have no FFT bin otherwise.
@@ -72,7 +76,7 @@ class Speech(Modality):
         if not np.isfinite(samples).all():
             raise Reject("samples are NaN or infinite")
         mono = samples.mean(axis=1)
-        if len(mono) < rate * _WINDOW_SECONDS:
+        if len(mono) < rate * WINDOW_SECONDS:
             raise Reject(f"{len(mono)} samples at {rate} Hz are less than one window of 25 ms")
         common = math.gcd(rate, self.sample_rate_hz)
         if rate // common * (self.sample_rate_hz // common) > _LARGEST_FILTER:
@@ -86,7 +90,8 @@ class Speech(Modality):
             raise Reject("digital silence: all samples are equal")
         payload = io.BytesIO()
         soundfile.write(payload, pcm, self.sample_rate_hz, format="FLAC", subtype="PCM_16")
-        return Decoded(payload.getvalue(), _measures(mono, rate))
+        measures = {"channels": float(samples.shape[1]), **acoustics.measures(mono, rate)}
+        return Decoded(payload.getvalue(), measures)
 
     def load(self, payload: bytes) -> Float32[Tensor, "frame mel"]:
         real = self._log_mel(payload)
@@ -133,6 +138,24 @@ class Speech(Modality):
         change = spoken.diff(dim=0).abs().sum(dim=0) / len(spoken)
         spread = spoken.std(dim=0, correction=0)
         return torch.cat([spoken.mean(dim=0), spread, change, *sixths]).numpy()
+
+    def identity(self, payload: bytes) -> bytes:
+        """Tell recordings apart that differ in any sample."""
+        samples, _ = soundfile.read(io.BytesIO(payload), dtype="int16")
+        return hashlib.blake2b(samples.tobytes(), digest_size=16).digest()
+
+    def signature(self, payload: bytes) -> UInt16[np.ndarray, " entry"]:
+        """Hash what a recording's spectrogram looks like, however long it is.
+
+        A copy that was turned up or coded again has nearly the same; one that was cut has not, and is near
+        by its vector.
+        """
+        log_mel = self._log_mel(payload)
+        # What is 20 dB below the mean is where codecs and faint noise do as they please.
+        floor = log_mel.exp().mean().log() + math.log(0.01)
+        side = perceptual.SIDE
+        plane = functional.adaptive_avg_pool2d(torch.logaddexp(log_mel, floor)[None], (side, side))[0]
+        return perceptual.bits(plane.double().numpy())
 
     def frontend(self, dim: int) -> nn.Module:
         return _Frames(self.mels, self.frames_per_token, dim)
@@ -202,34 +225,6 @@ def _refuse_truncated_wav(raw: bytes) -> None:
             return
         at += 8 + size + size % 2
     raise Reject("truncated: the WAV has no data chunk")
-
-
-def _measures(mono: Float64[np.ndarray, " time"], rate: int) -> dict[str, float]:
-    window, hop = round(rate * _WINDOW_SECONDS), max(1, rate // _FRAMES_PER_SECOND)
-    frames = np.lib.stride_tricks.sliding_window_view(mono, window)[::hop]
-    power = np.square(frames).mean(axis=1)
-    high, low = np.percentile(power, [95, 10])
-    peak = float(np.abs(mono).max())
-    rms = math.sqrt(np.square(mono).mean())
-    return {
-        "seconds": len(mono) / rate,
-        "peak_dbfs": 20 * math.log10(peak),
-        "rms_dbfs": 20 * math.log10(rms),
-        "clipped": _clipped(np.abs(mono) >= 0.98 * peak),
-        "silence": float((power < 1e-4 * power.max()).mean()),
-        "dc_offset": abs(float(mono.mean())) / rms,
-        # An estimate: loud frames over quiet ones. It ranks well, but takes a pause for noise-free
-        # and a clip without a pause for noisy. A hundred dB stand for "no noise at all".
-        "snr_db": 10 * math.log10(max(high - low, 1e-3 * high) / max(low, 1e-10 * high)),
-        "native_rate_hz": float(rate),
-    }
-
-
-def _clipped(at_peak: Bool[np.ndarray, " time"]) -> float:
-    """Share of samples that stay at the peak for three or more: a clipped wave has a flat top."""
-    edges = np.flatnonzero(np.diff(np.concatenate([[False], at_peak, [False]])))
-    runs = edges[1::2] - edges[::2]
-    return float(runs[runs >= 3].sum()) / len(at_peak)
 
 
 def _waveform(samples: Float32[np.ndarray, " time"]) -> str:

@@ -25,6 +25,13 @@ from rich.logging import RichHandler
 from winnow.data import alert
 
 PARAMS = Path("params.yaml")
+# What a source may be written as, `torchvision:FashionMNIST`: a class and its first argument.
+SHORTHANDS = {
+    "torchvision": ("winnow.data.torch_vision.Torchvision", "dataset"),
+    "torchaudio": ("winnow.data.torch_audio.Torchaudio", "dataset"),
+    "hf": ("winnow.data.huggingface.HuggingFace", "dataset"),
+    "webdataset": ("winnow.data.tar_shards.WebDataset", "shards"),
+}
 LAST_LINES = 15  # of the log, sent along with the news of a failure
 
 _log = logging.getLogger(__name__)
@@ -129,6 +136,8 @@ def _section(
             raise BadInput(f"{PARAMS}: {where}: unknown key {key!r}; known: {sorted(known)}")
     for key in known - set(given):
         raise BadInput(f"{PARAMS}: {where}: key {key!r} is missing")
+    if isinstance(given.get("source"), str):
+        given["source"] = _written_out(given["source"], where)
     hints = get_type_hints(main)
     try:
         for key in known:
@@ -137,6 +146,18 @@ def _section(
         return parser.instantiate(checked).as_dict()
     except (ArgumentError, ValueError, TypeError) as error:
         raise BadInput(f"{PARAMS}: {where}: {error}") from error
+
+
+def _written_out(shorthand: str, where: str) -> dict[str, Any]:
+    prefix, _, argument = shorthand.partition(":")
+    if prefix not in SHORTHANDS or not argument:
+        known = ", ".join(f"{name}:…" for name in SHORTHANDS)
+        raise BadInput(
+            f"{PARAMS}: {where}: source {shorthand!r} is none of {known}; other sources are a class_path "
+            "with init_args"
+        )
+    class_path, key = SHORTHANDS[prefix]
+    return {"class_path": class_path, "init_args": {key: argument}}
 
 
 @contextmanager

@@ -9,18 +9,20 @@ import json
 import math
 from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
-from types import TracebackType
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import scipy.sparse
+from jaxtyping import Shaped, UInt16
+
+from winnow.data import shards
+from winnow.data.shards import ShardWriter, VectorWriter
 
 SPLITS = ("train", "validation", "test")
-ROWS_PER_SHARD = 4096
-_SPARSE_BELOW = 0.1  # share of non-zero entries under which a sparse matrix is the smaller one
 
 
 def sample_id(source: str, raw: bytes) -> str:
@@ -28,61 +30,20 @@ def sample_id(source: str, raw: bytes) -> str:
     return hashlib.blake2b(source.encode() + b"\0" + raw, digest_size=10).hexdigest()
 
 
-class ShardWriter:
-    """Writes rows to `directory/00000.parquet`, `00001.parquet`, …; memory holds one shard."""
-
-    def __init__(self, directory: Path, schema: pa.Schema) -> None:
-        self._directory, self._schema = directory, schema
-        self._rows: list[tuple[Any, ...]] = []
-        self._shards = 0
-        directory.mkdir(parents=True)
-
-    def add(self, *row: Any) -> None:
-        self._rows.append(row)
-        if len(self._rows) == ROWS_PER_SHARD:
-            self._flush()
-
-    def _flush(self) -> None:
-        columns = [
-            pa.array(column, field.type)
-            for column, field in zip(zip(*self._rows, strict=True), self._schema, strict=True)
-        ]
-        table = pa.Table.from_arrays(columns, schema=self._schema)
-        path = self._directory / f"{self._shards:05}.parquet"
-        pq.write_table(table, path, compression="zstd", row_group_size=512)
-        self._shards += 1
-        self._rows = []
-
-    def __enter__(self) -> "ShardWriter":
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        if error is None and self._rows:
-            self._flush()
-
-
 def sample_writer(ingest: Path) -> ShardWriter:
     """Open the sample shards of an ingest folder for writing rows of (id, payload)."""
     return ShardWriter(ingest / "samples", pa.schema([("id", pa.string()), ("payload", pa.binary())]))
 
 
-def vector_writer(directory: Path) -> ShardWriter:
+def fingerprint_writer(ingest: Path) -> ShardWriter:
+    """Open the fingerprint shards of an ingest folder for writing rows of (id, identity, signature)."""
+    columns = [("id", pa.string()), ("identity", pa.binary(16)), ("signature", pa.list_(pa.uint16()))]
+    return ShardWriter(ingest / "fingerprints", pa.schema(columns))
+
+
+def vector_writer(directory: Path) -> VectorWriter:
     """Open a folder of vectors (descriptors or embeddings) for writing rows of (id, vector)."""
-    return ShardWriter(directory, pa.schema([("id", pa.string()), ("vector", pa.list_(pa.float32()))]))
-
-
-def _batches(directory: Path) -> Iterator[pa.RecordBatch]:
-    shards = sorted(directory.glob("*.parquet"))
-    if not shards:
-        raise FileNotFoundError(f"{directory} holds no Parquet shard")
-    for shard in shards:
-        with pq.ParquetFile(shard) as file:
-            yield from file.iter_batches(512)
+    return VectorWriter(directory)
 
 
 def payloads(ingest: Path, ids: Collection[str] | None = None) -> Iterator[tuple[str, bytes]]:
@@ -96,7 +57,7 @@ def payloads(ingest: Path, ids: Collection[str] | None = None) -> Iterator[tuple
         KeyError: if a wanted id is not in the store.
     """
     wanted = None if ids is None else set(ids)
-    for batch in _batches(ingest / "samples"):
+    for batch in shards.batches(ingest / "samples"):
         for id_, payload in zip(batch["id"].to_pylist(), batch["payload"], strict=True):
             if wanted is None:
                 yield id_, payload.as_py()
@@ -113,25 +74,65 @@ def read_vectors(directory: Path, ids: Collection[str] | None = None) -> np.ndar
     Raises:
         KeyError: if a wanted id has no vector.
     """
-    names: list[str] = []
-    parts: list[np.ndarray | scipy.sparse.csr_array] = []
-    for batch in _batches(directory):
-        names += batch["id"].to_pylist()
-        dense = np.stack(batch["vector"].to_numpy(zero_copy_only=False)).astype(np.float32)
-        sparse = np.count_nonzero(dense) < _SPARSE_BELOW * dense.size
-        parts.append(scipy.sparse.csr_array(dense) if sparse else dense)
-    if any(isinstance(part, np.ndarray) for part in parts):
-        parts = [p if isinstance(p, np.ndarray) else p.toarray() for p in parts]
-        matrix = np.concatenate(parts)
+    files = shards.paths(directory)
+    matrix: np.ndarray | scipy.sparse.csr_array
+    if all("vector" in pq.read_schema(shard).names for shard in files):
+        count, filled = sum(pq.read_metadata(shard).num_rows for shard in files), 0
+        for batch in shards.batches(directory, ["vector"]):
+            rows = shards.rectangle(batch["vector"])
+            if not filled:
+                matrix = np.empty((count, rows.shape[1]), np.float32)
+            matrix[filled : filled + len(rows)] = rows
+            filled += len(rows)
     else:
-        matrix = scipy.sparse.vstack(parts, format="csr")
+        matrix = scipy.sparse.vstack([shards.matrix(pq.read_table(shard)) for shard in files], format="csr")
+        if not shards.is_sparse(matrix):
+            matrix = matrix.toarray()
+    places = _places(directory, ids)
+    return matrix if places is None else matrix[places]
+
+
+class Fingerprints(NamedTuple):
+    """What tells equal and alike samples without looking at them.
+
+    Attributes:
+        identity: 16-byte digest of each sample beyond its encoding.
+        signature: entries of which alike samples share most; of length 0 if the modality has none.
+    """
+
+    identity: Shaped[np.ndarray, " sample"]
+    signature: UInt16[np.ndarray, "sample entry"]
+
+
+def read_fingerprints(ingest: Path, ids: Collection[str] | None = None) -> Fingerprints:
+    """Read fingerprints in the order of `ids` (None: as stored).
+
+    Raises:
+        KeyError: if a wanted id has none.
+    """
+    directory = ingest / "fingerprints"
+    table = pa.concat_tables([pq.read_table(shard) for shard in shards.paths(directory)])
+    identity = np.array(table["identity"].to_pylist(), "S16")
+    found = Fingerprints(identity, shards.rectangle(table["signature"]))
+    places = _places(directory, ids)
+    return found if places is None else Fingerprints(*(part[places] for part in found))
+
+
+def _places(directory: Path, ids: Collection[str] | None) -> np.ndarray | None:
+    """Give the row of each id, or None if they stand in that order."""
     if ids is None:
-        return matrix
-    row = {name: i for i, name in enumerate(names)}
-    missing = [id_ for id_ in ids if id_ not in row]
-    if missing:
-        raise KeyError(f"{len(missing)} ids have no vector in {directory}: {missing[:3]} …")
-    return matrix[[row[id_] for id_ in ids]]
+        return None
+    there = pa.concat_tables([pq.read_table(shard, columns=["id"]) for shard in shards.paths(directory)])[
+        "id"
+    ]
+    wanted = pa.array(ids, pa.string())
+    if there.combine_chunks().equals(wanted):
+        return None
+    places = pc.index_in(wanted, value_set=there)
+    if places.null_count:
+        missing = wanted.filter(places.is_null()).to_pylist()
+        raise KeyError(f"{len(missing)} ids are not in {directory}: {missing[:3]} …")
+    return places.to_numpy()
 
 
 def write_table(path: Path, table: pd.DataFrame) -> None:
@@ -140,9 +141,9 @@ def write_table(path: Path, table: pd.DataFrame) -> None:
     pq.write_table(arrow, path, compression="zstd")
 
 
-def read_table(path: Path) -> pd.DataFrame:
-    """Read a table that `write_table` wrote; missing strings are None."""
-    table = pq.read_table(path).to_pandas()
+def read_table(path: Path, columns: list[str] | None = None) -> pd.DataFrame:
+    """Read a table that `write_table` wrote, or some columns of it; missing strings are None."""
+    table = pq.read_table(path, columns=columns).to_pandas()
     for name in table.columns[table.dtypes.map(lambda t: t in ("object", "str"))]:
         table[name] = table[name].astype(object).where(table[name].notna(), None)
     return table
@@ -161,11 +162,11 @@ def read_labels(labels: Path, ingest: Path) -> pd.DataFrame:
     Raises:
         ValueError: if the decisions were made about other samples than the manifest's.
     """
-    manifest = read_table(ingest / "manifest.parquet")[["id", "label", "split", "group"]]
+    manifest = read_table(ingest / "manifest.parquet", ["id", "label", "split", "group"])
     if (labels / "manifest.parquet").exists():
         return manifest
     decided = read_table(labels / "decisions.parquet")
-    if list(decided["id"]) != list(manifest["id"]):
+    if not decided["id"].equals(manifest["id"]):
         raise ValueError(f"{labels} decides about other samples than {ingest} holds")
     manifest["label"] = decided["label"]
     return manifest[decided["action"] != "drop"].reset_index(drop=True)
@@ -173,7 +174,7 @@ def read_labels(labels: Path, ingest: Path) -> pd.DataFrame:
 
 def read_classes(ingest: Path) -> list[str]:
     """Read the classes of a dataset, in the order that label indices refer to."""
-    labels = read_table(ingest / "manifest.parquet")["label"]
+    labels = read_table(ingest / "manifest.parquet", ["label"])["label"]
     return sorted(labels.dropna().unique())
 
 

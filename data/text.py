@@ -1,5 +1,6 @@
 """Text: a document is a row of hashed subwords."""
 
+import hashlib
 import html
 import re
 import unicodedata
@@ -8,38 +9,24 @@ from collections.abc import Iterator
 from itertools import islice
 from typing import ClassVar, final
 
-import ftfy
 import numpy as np
 import torch
-from jaxtyping import Float32, Int64
+from datasketch import MinHash
+from jaxtyping import Float32, Int64, UInt16
 from torch import Generator, Tensor, nn
 
+from winnow.data import hygiene, personal
 from winnow.data.modality import Decoded, Modality, Reject, Tokens
 
 MAX_BYTES = 1_000_000  # a longer text is a book or a dump, to be cut up before it comes here
 _PIECE = 6  # characters
 _FEATURES = 16384  # of a descriptor
 _EXCERPT = 400  # characters
-_LOOKED_AT = 20_000  # characters in which garbling is looked for: ftfy is slow on long texts
+_SHINGLE = 5  # bytes
+_SHINGLES = 16384  # that are hashed at once: 64 values each
+_HASHES = 64  # of a signature
+_PERMUTED = MinHash(_HASHES, seed=1, scheme="affine32")  # a dataset is compared with later versions of it
 _WORD = re.compile(r"[^\W\d_]+|\d+|[^\w\s]|_")
-_INVISIBLE = frozenset("\u200b\u200c\u200d\u2060\ufeff\u00ad\ufffd")
-# What ftfy may do to healthy text (quotes, ligatures, line breaks, …) is no sign of garbling.
-_ENCODING_ONLY = ftfy.TextFixerConfig(
-    unescape_html=False,
-    remove_terminal_escapes=False,
-    restore_byte_a0=True,
-    replace_lossy_sequences=True,
-    decode_inconsistent_utf8=True,
-    fix_c1_controls=True,
-    fix_latin_ligatures=False,
-    fix_character_width=False,
-    uncurl_quotes=False,
-    fix_line_breaks=False,
-    fix_surrogates=False,
-    remove_control_chars=False,
-    normalization=None,
-    explain=False,
-)
 
 
 @final
@@ -53,17 +40,21 @@ class Text(Modality):
     Args:
         length: tokens of a sample; what comes after them is not read.
         vocabulary: number of ids; 0 is padding.
+        languages: ISO 639-1 codes of the expected languages; None: languages are not told apart.
 
     Raises:
         ValueError: if there is no room for a token or for an id.
     """
 
     suffixes: ClassVar[frozenset[str]] = frozenset({".txt", ".md"})
+    media_type: ClassVar[str] = "text/plain"
 
-    def __init__(self, length: int, vocabulary: int) -> None:
+    min_agreement: ClassVar[float] = 0.75
+
+    def __init__(self, length: int, vocabulary: int, languages: list[str] | None = None) -> None:
         if length < 1 or vocabulary < 2:
             raise ValueError(f"length must be at least 1 and vocabulary 2, not {length} and {vocabulary}")
-        self.length, self.vocabulary = length, vocabulary
+        self.length, self.vocabulary, self.languages = length, vocabulary, languages
         self.grid = (length,)
 
     def decode(self, raw: bytes) -> Decoded:
@@ -77,7 +68,8 @@ class Text(Modality):
         pieces = list(_pieces(text))
         if not any(map(str.isprintable, pieces)):
             raise Reject("the text is empty")
-        return Decoded(text.encode(), {**_measures(text), "tokens": float(len(pieces))})
+        measures = hygiene.measures(text, self.languages)
+        return Decoded(text.encode(), {**measures, "tokens": float(len(pieces))})
 
     def load(self, payload: bytes) -> Int64[Tensor, " token"]:
         ids = [self._id(piece) for piece in islice(_pieces(payload.decode()), self.length)]
@@ -105,11 +97,34 @@ class Text(Modality):
         vector = np.log1p(counts)
         return vector / np.linalg.norm(vector)
 
+    def identity(self, payload: bytes) -> bytes:
+        """Tell texts apart that differ in more than case, white space and compatible characters."""
+        return hashlib.blake2b(_plain(payload).encode(), digest_size=16).digest()
+
+    def signature(self, payload: bytes) -> UInt16[np.ndarray, " entry"]:
+        """Hash the overlapping pieces of five bytes to 64 minima.
+
+        The share of minima that two texts have in common estimates the share of pieces that they have in
+        common, of all that either has.
+
+        Paper: On the Resemblance and Containment of Documents (Broder 1997), section 3; of each minimum
+        16 bits are kept: b-Bit Minwise Hashing (Li, König 2010).
+        """
+        text = _plain(payload).encode()
+        pieces = list({text[i : i + _SHINGLE] for i in range(max(1, len(text) - _SHINGLE + 1))})
+        minima = MinHash(
+            _HASHES, hashfunc=zlib.crc32, permutations=_PERMUTED.permutations, scheme=_PERMUTED.scheme
+        )
+        for start in range(0, len(pieces), _SHINGLES):
+            minima.update_batch(pieces[start : start + _SHINGLES])
+        return minima.hashvalues.astype(np.uint16)
+
     def frontend(self, dim: int) -> nn.Module:
         return _Subwords(self.vocabulary, dim)
 
     def preview(self, payload: bytes) -> str:
-        text = payload.decode()
+        # What is cut off may be the rest of an address, so more is masked than shown.
+        text = personal.mask(payload.decode()[: 4 * _EXCERPT])
         excerpt = text if len(text) <= _EXCERPT else text[: _EXCERPT - 1] + "…"
         return f'<q class="excerpt">{html.escape(excerpt)}</q>'
 
@@ -127,6 +142,10 @@ class _Subwords(nn.Module):
         return Tokens(self.embedding(x), (x != 0) | first)
 
 
+def _plain(payload: bytes) -> str:
+    return " ".join(unicodedata.normalize("NFKC", payload.decode()).casefold().split())
+
+
 def _pieces(text: str) -> Iterator[str]:
     """Cut a text into words, numbers and marks, and those into pieces of at most six characters."""
     for match in _WORD.finditer(text.lower()):
@@ -135,24 +154,3 @@ def _pieces(text: str) -> Iterator[str]:
         for start in range(_PIECE, len(word), _PIECE):
             # The mark tells "ing" at the end of a word from the word "ing".
             yield f"#{word[start : start + _PIECE]}"
-
-
-def _measures(text: str) -> dict[str, float]:
-    words = text.lower().split()
-    triples = list(zip(words, words[1:], words[2:], strict=False))
-    odd = sum(
-        char in _INVISIBLE or (unicodedata.category(char) == "Cc" and char not in "\t\n\r\f") for char in text
-    )
-    return {
-        "characters": float(len(text)),
-        "words": float(len(words)),
-        "letter_share": sum(map(str.isalpha, text)) / len(text),
-        "control_share": odd / len(text),
-        "repeated_share": 1 - len(set(triples)) / len(triples) if triples else 0.0,
-        "garbled": float(_garbled(text[:_LOOKED_AT])),
-    }
-
-
-def _garbled(text: str) -> bool:
-    """Whether the text was once decoded with the wrong encoding ("mojibake")."""
-    return unicodedata.normalize("NFC", ftfy.fix_text(text, config=_ENCODING_ONLY)) != text

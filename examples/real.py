@@ -19,14 +19,14 @@ import yaml
 from PIL import Image
 
 PROJECT = Path(__file__).resolve().parents[1]
-PIPELINE = ("data", "ssl", "compress", "reviews", ".dvc/config", "dvc.yaml")
+PIPELINE = ("data", "ssl", "compress", "reviews", "accepted", ".dvc/config", "dvc.yaml")
 
 CLOTHES = (
     *("t-shirt", "trouser", "pullover", "dress", "coat"),
     *("sandal", "shirt", "sneaker", "bag", "ankle-boot"),
 )
 TOPICS = ("world", "sports", "business", "technology")
-IMAGES = {"train": 8_000, "test": 2_000}  # of 60,000 and 10,000
+IMAGES = {"train": 18_000, "test": 2_000}  # of 60,000 and 10,000
 
 
 def main(datasets: Path, workspace: Path) -> None:

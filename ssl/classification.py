@@ -6,13 +6,13 @@ from typing import Any
 import lightning
 import torch
 from jaxtyping import Float, Int
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
 
 from winnow.data.datamodule import UNLABELLED, Batch
 from winnow.data.modality import Modality
 from winnow.ssl import model as models
-from winnow.ssl.model import Classifier
+from winnow.ssl.model import Classifier, Encoder, pool
 from winnow.ssl.train import Optimization, optimizers
 
 
@@ -31,6 +31,45 @@ def predict(model: Classifier, x: Tensor, batch_size: int) -> Float[Tensor, "sam
     """Give the logits of many samples, batch by batch, in evaluation mode."""
     model.eval()
     return torch.cat([model(part) for part in x.split(batch_size)])
+
+
+@torch.no_grad()
+def pooled(encoder: Encoder, x: Tensor, batch_size: int) -> Float[Tensor, "sample dim"]:
+    """Give what a head reads of many samples: the mean token of the last layer, in evaluation mode."""
+    encoder.eval()
+    encoded = (encoder(part) for part in x.split(batch_size))
+    return torch.cat([pool(one.hidden[-1], one.valid) for one in encoded])
+
+
+def solve_head(
+    head: nn.Linear, x: Float[Tensor, "sample dim"], label: Int[Tensor, " sample"], inverse_penalty: float
+) -> None:
+    """Make a head the logistic regression of the labelled samples.
+
+    Args:
+        head: is solved in place.
+        x: what it reads.
+        label: of each sample, `UNLABELLED` for none.
+        inverse_penalty: C of the regression, on standardized x.
+    """
+    mean, scale = x.mean(0), x.std(0) + 1e-6
+    standard = (x - mean) / scale
+    decay = 0.5 / (inverse_penalty * max(int((label != UNLABELLED).sum()), 1))
+    nn.init.zeros_(head.weight)
+    nn.init.zeros_(head.bias)
+    optimizer = torch.optim.LBFGS(head.parameters(), max_iter=200, line_search_fn="strong_wolfe")
+
+    def loss() -> Tensor:
+        optimizer.zero_grad()
+        value = label_loss(head(standard), label, 0.0) + decay * head.weight.square().sum()
+        value.backward()
+        return value
+
+    optimizer.step(loss)
+    with torch.no_grad():
+        head.weight.div_(scale)
+        head.bias.sub_(head.weight @ mean)
+    optimizer.zero_grad()
 
 
 def accuracy(logits: Float[Tensor, "sample class"], label: Int[Tensor, " sample"]) -> float:

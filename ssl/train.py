@@ -21,9 +21,10 @@ from lightning.pytorch.callbacks import Callback, Checkpoint
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from timm.optim import param_groups_weight_decay
 from torch import nn
+from torch.utils.data import DataLoader
 
 from winnow.data import stage
-from winnow.data.datamodule import Samples
+from winnow.data.datamodule import Batch, Samples
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -193,7 +194,7 @@ def fit(
         callbacks: what a stage adds.
     """
     torch.set_num_threads(threads)
-    _settle()
+    settle()
     run_of = _companions(logs)
     run_of |= trainer | {"callbacks": run_of["callbacks"] + trainer.get("callbacks", [])}
     cli = _Cli(
@@ -211,7 +212,7 @@ def fit(
     return cli.model.eval(), cli.history
 
 
-def _settle() -> None:
+def settle() -> None:
     """Make runs repeatable and their terminal readable."""
     torch.use_deterministic_algorithms(True)
     # Advertising for a service, at every start.
@@ -225,10 +226,38 @@ def _settle() -> None:
     warnings.filterwarnings("ignore", ".*does not have many workers", module="lightning")
 
 
+def briefly(
+    method: lightning.LightningModule, batches: list[Batch], *, gradient_clip: float, accelerator: str
+) -> None:
+    """Train a method on these batches, once each, and do nothing else: for runs that are only compared.
+
+    Args:
+        method: is trained in place.
+        batches: one for each step.
+        gradient_clip: norm above which gradients are cut.
+        accelerator: Lightning's word for the device.
+    """
+    settle()
+    trainer = lightning.Trainer(
+        max_steps=len(batches),
+        max_epochs=1,
+        gradient_clip_val=gradient_clip,
+        accelerator=accelerator,
+        devices=1,
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+    )
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", ".*have no `val_dataloader`")  # nothing is chosen by validation
+        trainer.fit(method, DataLoader(batches, batch_size=None))  # type: ignore[arg-type]
+
+
 def run(main: Callable[..., None], method: type[lightning.LightningModule]) -> None:
     """Start a training stage: as LightningCLI if the first word is one of its, else as a stage."""
     if sys.argv[1:2] and sys.argv[1] in {"fit", "validate", "-h", "--help", "--print_config"}:
-        _settle()
+        settle()
         _Cli(
             method,
             defaults=_companions(Path("logs") / method.__name__.lower()),

@@ -1,5 +1,6 @@
 """Datasets whose vectors, labels and faults are known: a cloud of points for each class."""
 
+import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -8,10 +9,12 @@ import numpy as np
 import pandas as pd
 
 from winnow.data import audit, store
+from winnow.data.slices import Slicing
 from winnow.data.text import Text
 
 MODALITY = Text(length=8, vocabulary=64)
-JUDGE = audit.Judge(folds=5, schemes=["grouped"], inverse_penalty=3.0, neighbours=10, vote_share=0.3)
+JUDGE = audit.Judge(folds=5, inverse_penalty=3.0, neighbours=10)
+SLICING = Slicing(bins=3, min_size=10, alpha=0.05, min_excess=0.05)
 
 
 def names(number: int) -> list[str]:
@@ -42,6 +45,7 @@ def write(
     split: Sequence[str] | None = None,
     group: Sequence[str | None] | None = None,
     payloads: Sequence[bytes] | None = None,
+    annotations: Sequence[tuple[str, str, str]] = (),
     **measures: Sequence[float] | np.ndarray,
 ) -> Path:
     """Write what `ingest` would: a folder of samples, descriptors and their manifest."""
@@ -54,6 +58,11 @@ def write(
     with store.vector_writer(ingest / "descriptors") as writer:
         for id_, vector in zip(names(number), vectors, strict=True):
             writer.add(id_, vector)
+    with store.fingerprint_writer(ingest) as prints:
+        for id_, payload in zip(names(number), payloads, strict=True):
+            prints.add(id_, hashlib.blake2b(payload, digest_size=16).digest(), [])
+    votes = pd.DataFrame(annotations, columns=["id", "annotator", "label"], dtype=object)
+    store.write_table(ingest / "annotations.parquet", votes)
     manifest = pd.DataFrame({"id": names(number)})
     manifest["label"] = pd.Series(list(labels), dtype=object)
     manifest["split"] = list(split or splits(number))
@@ -72,7 +81,8 @@ def run(
     out = ingest.parent / name
     out.mkdir()
     settings = {
-        "judge": JUDGE, "near_fraction": 0.13, "min_class_share": 0.1, "checks": {}, "seed": 0,
+        "judge": JUDGE, "near_fraction": 0.13, "exact_neighbours_up_to": 10_000, "min_class_share": 0.1,
+        "checks": {}, "slicing": SLICING, "seed": 0,
     }  # fmt: skip
     audit.main(MODALITY, ingest, labels or ingest, ingest / "descriptors", out, **{**settings, **changed})
     return store.read_table(out / "issues.parquet"), store.read_json(out / "summary.json")

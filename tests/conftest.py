@@ -14,8 +14,10 @@ from PIL import Image
 from sklearn.datasets import load_digits
 
 from winnow.data import ingest
+from winnow.data.files import Folder
 from winnow.data.modality import Modality, build
-from winnow.data.sources import Folder, Source, Table
+from winnow.data.sources import Source
+from winnow.data.tables import Table
 
 SAMPLES_PER_CLASS = 24
 
@@ -195,5 +197,7 @@ def ingested(kind: Kind, modality: Modality, raw: Path, tmp_path_factory: pytest
         max_rejects=0.0,
         label_noise=0.0,
         seed=0,
+        engine="local",
+        workers=1,
     )
     return out

@@ -16,7 +16,8 @@ from dvc.repo import Repo
 
 ROOT = Path(__file__).parent.parent
 FOLDERS = ("data", "ssl", "compress")  # each imports itself and what stands left of it
-NAMED_IN_PARAMS = ("vision", "speech", "text", "starter")
+SOURCES = ("files", "tables", "tar_shards", "torch_vision", "torch_audio", "huggingface")
+NAMED_IN_PARAMS = ("vision", "speech", "text", "starter", *SOURCES)
 VAGUE = {"utils", "util", "common", "base", "helpers", "helper", "misc", "tools", "core"}
 MOST_LINES = 330
 PATHS = [path for folder in FOLDERS for path in sorted((ROOT / folder).glob("*.py"))]
@@ -166,16 +167,26 @@ def test_no_module_loads_or_writes_a_pickle(module: Module) -> None:
     assert not any(name.endswith(".to_pickle") for name in called)
 
 
-def test_only_ingest_writes_the_truth_and_only_the_report_reads_it() -> None:
+def test_only_ingest_writes_the_truth_and_only_report_and_effect_read_it() -> None:
+    # The report scores the audit by it, effect has an oracle learn from it: the end of a path both, from
+    # which nothing leads back into cleaning or training.
     holds = {str(m) for m in MODULES if "truth.parquet" in m.path.read_text(encoding="utf-8")}
-    assert holds == {"data/ingest.py", "data/report.py"}
+    assert holds == {"data/ingest.py", "data/report.py", "ssl/effect.py"}
 
 
 @each_step
-def test_no_stage_but_ingest_and_report_is_handed_the_truth(step: Step) -> None:
+def test_no_stage_but_ingest_and_report_and_effect_is_handed_the_truth(step: Step) -> None:
     # Round 1 takes the folder of ingest for its labels, of which it reads the manifest.
     touched = {path for path in step.deps | step.outs if path.endswith("truth.parquet")}
-    assert not touched or step.module.name in {"ingest", "report"}
+    assert not touched or step.module.name in {"ingest", "report", "effect"}
+
+
+def test_of_effect_only_reports_learn() -> None:
+    """It has seen the true labels: what it says is for people, and not for what cleans or trains."""
+    readers = {
+        step.module.name for step in STEPS if any(re.match(r"out/\w+/effect\b", dep) for dep in step.deps)
+    }
+    assert readers <= {"report", "card", "index"}
 
 
 def test_only_issues_imports_cleanlab() -> None:
@@ -243,6 +254,7 @@ def test_rounds_and_probes_and_reports_name_each_other() -> None:
         assert probed == [0, *rounds]
         assert PARAMS[modality]["report"]["rounds"] == rounds
         assert PARAMS[modality]["card"]["rounds"] == rounds
+        assert PARAMS[modality]["effect"]["rounds"] == rounds
     for kind in ("rounds", "probes"):
         for name, one in PARAMS[kind].items():
             assert name == f"{one['modality']}-{one['round']}"
@@ -253,12 +265,17 @@ def test_deps_hold_every_module_that_is_imported_directly_or_not(step: Step) -> 
     needed = {str(module) for module in closure(step.module)}
     if step.modality:
         needed |= {str(module) for module in closure(Module("data", step.modality))}
+        # dvc.yaml cannot tell the modalities' own helpers apart: each stage depends on those of all three.
+        helpers = set().union(*(closure(Module("data", name)) for name in MODALITIES))
+        needed |= {str(module) for module in helpers if module.name not in MODALITIES}
     if Module("data", "page") in closure(step.module):
         needed |= {f"data/{path.name}" for path in (ROOT / "data").glob("*.jinja")}
-    held = {dep for dep in step.deps if dep.endswith((".py", ".jinja"))}
+    if Module("data", "schema") in closure(step.module):
+        needed |= {f"data/{path.name}" for path in (ROOT / "data").glob("*.schema.json")}
+    held = {dep for dep in step.deps if dep.endswith((".py", ".jinja", ".schema.json"))}
     # What params.yaml names, an ingest's source say, is a dependency as well.
     assert needed <= held, f"missing: {needed - held}"
-    named = {f"data/{name}.py" for name in NAMED_IN_PARAMS}
+    named = {f"data/{name}.py" for name in (*NAMED_IN_PARAMS, "torch_datasets")}
     assert held <= needed | named, f"too many: {held - needed}"
 
 
@@ -266,7 +283,7 @@ def test_deps_hold_every_module_that_is_imported_directly_or_not(step: Step) -> 
 def test_a_source_that_is_code_is_a_dependency_of_its_ingest(modality: str) -> None:
     module = PARAMS[modality]["ingest"]["source"]["class_path"].split(".")
     (step,) = (s for s in STEPS if s.module.name == "ingest" and s.modality == modality)
-    assert f"{module[1]}/{module[2]}.py" in step.deps
+    assert {str(needed) for needed in closure(Module(module[1], module[2]))} <= step.deps
 
 
 @each_step
@@ -287,7 +304,7 @@ def test_a_stage_writes_where_its_command_says(step: Step) -> None:
 
 @each_step
 def test_a_stage_depends_on_what_its_command_reads_and_on_nothing_else(step: Step) -> None:
-    read = {dep for dep in step.deps if not dep.endswith((".py", ".jinja"))}
+    read = {dep for dep in step.deps if not dep.endswith((".py", ".jinja", ".schema.json"))}
     for path in step.inputs:
         assert any(within(dep, path) for dep in step.deps), f"{path} is read, but no dependency"
     for dep in read:
@@ -358,6 +375,28 @@ def test_every_module_has_its_test() -> None:
     tests = {path.stem.removeprefix("test_") for path in (ROOT / "tests").glob("test_*.py")}
     alone = {module.name for module in MODULES} - tests
     # Tested where they are used: the modality's interface by each of the three, parts of pages by the
-    # pages, alerts by the stage that sends them, judging by the audit, integers by quantize.
-    pages = {"bars", "chart", "claims", "findings", "wording", "probes"}
-    assert alone <= pages | {"modality", "alert", "judge", "fakequant", "integer"}
+    # pages, alerts by the stage that sends them, judging by the audit, integers by quantize, comparisons
+    # of splits by drift.
+    pages = {
+        "bars",
+        "chart",
+        "claims",
+        "findings",
+        "wording",
+        "probes",
+        "plot",
+        "previews",
+        "questions",
+        "loop",
+        "schema",
+    }
+    assert alone <= pages | {
+        "modality",
+        "alert",
+        "judge",
+        "opinions",
+        "fakequant",
+        "integer",
+        "comparison",
+        "splits",
+    }

@@ -10,8 +10,9 @@ import pandas as pd
 import pytest
 from sklearn.metrics import f1_score
 
-from winnow.data import audit, folds, judge, store
+from winnow.data import audit, folds, judge, neighbours, store
 from winnow.data.modality import Modality
+from winnow.data.opinions import Evidence
 from winnow.data.stage import BadInput
 
 SIZES = {"ant": 100, "bee": 100, "cat": 100}
@@ -31,16 +32,18 @@ def noisy(
     return given, np.isin(np.arange(len(labels)), wrong)
 
 
-@pytest.mark.parametrize("schemes", [["grouped"], ["random"], ["grouped", "random"]])
-def test_planted_labels_are_found(tmp_path: Path, schemes: list[folds.Scheme]) -> None:
+@pytest.mark.parametrize("groups", [0, 12])
+def test_planted_labels_are_found(tmp_path: Path, groups: int) -> None:
     vectors, true = clouds.cloud(SIZES)
     given, wrong = noisy(true, 0.15)
-    ingest = clouds.write(tmp_path, vectors, given, group=[f"g{i % 12}" for i in range(300)])
-    table, summary = clouds.run(ingest, judge=replace(clouds.JUDGE, schemes=schemes))
+    group = [f"g{i % groups}" for i in range(300)] if groups else None
+    table, summary = clouds.run(clouds.write(tmp_path, vectors, given, group=group))
     assert f1_score(wrong, table["is_label_issue"]) >= 0.9
     hit = table[table["is_label_issue"] & wrong]
     assert (hit["suggested_label"] == np.array(true, object)[hit.index]).mean() >= 0.95
-    assert summary["schemes"] == schemes
+    assert summary["schemes"] == ["random", "grouped"][: 2 if groups else 1]
+    assert summary["noise"]["posterior"] == pytest.approx(0.15, abs=0.04)
+    assert not table["by_group"].any()
     assert sum(c["estimated_noise"] * c["n"] for c in summary["classes"]) / 300 == pytest.approx(
         0.15, abs=0.04
     )
@@ -50,15 +53,22 @@ def test_planted_labels_are_found(tmp_path: Path, schemes: list[folds.Scheme]) -
 def test_evidence_does_not_win_by_the_labels_that_it_chose() -> None:
     vectors, labels = clouds.cloud(SIZES)
     random, families = np.random.default_rng(7), np.arange(300)
-    evidence = {name: vectors + random.normal(0, 5, vectors.shape) for name in ("first", "second")}
-    manifest = pd.DataFrame({"id": clouds.names(300), "label": labels, "split": "train"})
+    noisy_vectors = {
+        name: vectors + random.normal(0, 5, vectors.shape).astype(np.float32) for name in ("first", "second")
+    }
+    evidence = {
+        name: Evidence(part, neighbours.graph(part, k=10, exact_up_to=1000, seed=0))
+        for name, part in noisy_vectors.items()
+    }
+    manifest = pd.DataFrame({"id": clouds.names(300), "label": labels, "split": "train", "group": None})
     index = np.searchsorted(NAMES, labels)
-    said = folds.out_of_fold(
-        folds.linear(vectors, 3.0), evidence["first"], index, index, families, 3, folds=5, seed=0
-    )
+    fold = folds.deal(index, families, 5, seed=0)
+    said = folds.out_of_fold(folds.linear(vectors, 3.0), noisy_vectors["first"], index, fold, 3)
     trusted = manifest["label"].where(said.argmax(1) == index, None)
     assert trusted.isna().mean() > 0.1
-    _, summary = judge.judge_labels(manifest, evidence, trusted, families, families, clouds.JUDGE, seed=0)
+    summary = judge.judge_labels(
+        manifest, evidence, trusted, families, clouds.JUDGE, exact_up_to=1000, seed=0
+    ).summary
     shares = [int(share) for share in re.findall(r"(\d+)%", summary["evidence"])]
     assert min(shares) >= 15  # none at all, if trusted labels were the yardstick
 
@@ -69,7 +79,7 @@ def test_predictions_by_heart_would_find_nothing(tmp_path: Path) -> None:
     index = np.searchsorted(NAMES, given)
     by_heart = folds.fit_predict(folds.neighbours(vectors, 1), vectors, index, vectors, 3)
     assert (by_heart.argmax(1) == index).all()
-    by_one = replace(clouds.JUDGE, neighbours=1, vote_share=1.0)
+    by_one = replace(clouds.JUDGE, neighbours=1)
     table, _ = clouds.run(clouds.write(tmp_path, vectors, given), judge=by_one)
     assert f1_score(wrong, table["is_label_issue"]) >= 0.6
 
@@ -231,13 +241,13 @@ def test_a_class_that_is_in_the_test_split_alone_is_not_judged(tmp_path: Path) -
     ]  # fmt: skip
 
 
-def test_a_test_split_of_one_class_is_not_judged(tmp_path: Path) -> None:
+def test_a_test_split_of_one_class_is_judged_too(tmp_path: Path) -> None:
     vectors, labels = clouds.cloud({"ant": 60, "bee": 60})
     order = np.argsort(labels, kind="stable")
     split = clouds.splits(120, test=10)
     ingest = clouds.write(tmp_path, vectors[order], [labels[i] for i in order], split=split)
     table, _ = clouds.run(ingest)
-    assert table["label_quality"][-10:].isna().all()
+    assert table["label_quality"][-10:].min() > 0.5
 
 
 @pytest.mark.parametrize(
@@ -245,10 +255,9 @@ def test_a_test_split_of_one_class_is_not_judged(tmp_path: Path) -> None:
     [
         ({"ant": 80}, {}, "labels of 1 class"),
         ({"ant": 4, "bee": 4}, {}, "8 different samples are too few for 10 neighbours"),
-        ({"ant": 6, "bee": 6}, {}, "too few for 10 neighbours"),
         ({"ant": 4, "bee": 4}, {"neighbours": 2}, "no class has a sample for each of 5 folds"),
     ],
-    ids=["one class", "fewer than neighbours", "fewer in a fold", "fewer than folds"],
+    ids=["one class", "fewer than neighbours", "fewer than folds"],
 )
 def test_too_little_data_is_refused_in_words(
     tmp_path: Path, sizes: dict[str, int], changed: dict[str, Any], message: str
@@ -259,16 +268,16 @@ def test_too_little_data_is_refused_in_words(
         clouds.run(ingest, judge=replace(clouds.JUDGE, **changed))
 
 
-def test_fewer_groups_than_folds_are_refused_and_dealt_at_random_if_asked(tmp_path: Path) -> None:
+def test_fewer_groups_than_folds_are_a_fold_each(tmp_path: Path) -> None:
     vectors, labels = clouds.cloud(SIZES)
-    ingest = clouds.write(tmp_path, vectors, labels, group=[f"g{i % 3}" for i in range(300)])
-    with pytest.raises(BadInput, match=r"5 folds.*not 3.*'random'"):
-        clouds.run(ingest, "refused")
-    table, _ = clouds.run(ingest, judge=replace(clouds.JUDGE, schemes=["random"]))
+    group = [f"g{i % 3}" for i in range(300)]
+    table, _ = clouds.run(clouds.write(tmp_path, vectors, labels, group=group))
     assert table["label_quality"].notna().all()
+    assert (table.groupby(group)["fold_grouped"].nunique() == 1).all()
+    assert table["fold_grouped"].nunique() == 3
 
 
-def test_only_grouped_folds_find_what_is_wrong_with_a_whole_group(tmp_path: Path) -> None:
+def test_what_is_wrong_with_a_whole_group_is_found_and_named(tmp_path: Path) -> None:
     # One of six speakers calls every ant a bee, and has a voice of its own.
     vectors, true = clouds.cloud(SIZES)
     group = np.arange(300) % 6
@@ -276,11 +285,29 @@ def test_only_grouped_folds_find_what_is_wrong_with_a_whole_group(tmp_path: Path
     wrong = (group == 0) & (np.array(true) == "ant")
     given = ["bee" if one else label for one, label in zip(wrong, true, strict=True)]
     ingest = clouds.write(tmp_path, vectors, given, group=[f"s{g}" for g in group])
-    recall = {}
-    for scheme in ("grouped", "random"):
-        table, _ = clouds.run(ingest, scheme, judge=replace(clouds.JUDGE, schemes=[scheme]))
-        recall[scheme] = table["is_label_issue"][wrong].mean()
-    assert recall["grouped"] > 0.8 > 0.4 > recall["random"]
+    table, summary = clouds.run(ingest)
+    assert table["by_group"][wrong].mean() >= 0.6
+    assert table["by_group"][~wrong].sum() == 0
+    assert (table["suggested_label"][table["by_group"]] == "ant").all()
+    (cell,) = summary["cells"]
+    assert (cell["group"], cell["label"], cell["suggested"]) == ("s0", "bee", "ant")
+    assert not table.loc[wrong, ["by_margin", "by_filter"]].to_numpy().mean() > 0.5  # no other sees it
+
+
+def test_several_annotators_are_weighed_and_their_consensus_is_given(tmp_path: Path) -> None:
+    vectors, true = clouds.cloud(SIZES)
+    random = np.random.default_rng(3)
+    skill = {"good": 0.95, "fair": 0.8, "poor": 0.5}
+    votes = [
+        (id_, name, label if random.random() < good else random.choice(NAMES))
+        for id_, label in zip(clouds.names(300), true, strict=True)
+        for name, good in skill.items()
+    ]
+    given = [votes[3 * i + 2][2] for i in range(300)]
+    table, summary = clouds.run(clouds.write(tmp_path, vectors, given, annotations=votes))
+    assert (table["consensus_label"] == true).mean() > 0.97
+    assert table["annotator_quality"].notna().all()
+    assert [one["annotator"] for one in summary["annotators"]["annotators"]] == ["poor", "fair", "good"]
 
 
 def test_nothing_is_learned_from_test_labels(tmp_path: Path) -> None:
@@ -319,7 +346,6 @@ def test_round_2_judges_the_labels_as_delivered_by_the_labels_as_decided(tmp_pat
     second, _ = clouds.run(ingest, "audit@2", decided)
     assert second["label_quality"].notna().all()
     assert f1_score(wrong, second["is_label_issue"]) >= f1_score(wrong, first["is_label_issue"])
-    assert second["label_quality"][wrong].mean() < first["label_quality"][wrong].mean()
     assert f1_score(wrong, second["is_label_issue"]) >= 0.95
 
 
@@ -351,7 +377,8 @@ def test_audits_what_ingest_wrote_of_every_modality(
 ) -> None:
     audit.main(
         modality, ingested, ingested, ingested / "descriptors", tmp_path, judge=clouds.JUDGE,
-        near_fraction=0.13, min_class_share=0.1, checks={}, seed=0,
+        near_fraction=0.13, exact_neighbours_up_to=1000, min_class_share=0.1, checks={},
+        slicing=clouds.SLICING, seed=0,
     )  # fmt: skip
     manifest = store.read_table(ingested / "manifest.parquet")
     table = store.read_table(tmp_path / "issues.parquet")

@@ -3,12 +3,14 @@ from pathlib import Path
 import pytest
 import tiny
 import torch
+from sklearn.linear_model import LogisticRegression
+from sklearn.preprocessing import StandardScaler
 from torch.nn import functional
 from torch.utils.data import DataLoader
 
 from winnow.data.datamodule import UNLABELLED, Batch
 from winnow.ssl import model as models
-from winnow.ssl.classification import Classification, accuracy, label_loss, predict
+from winnow.ssl.classification import Classification, accuracy, label_loss, pooled, predict, solve_head
 
 # Lightning's own use of torch; the stages hide it from their users in the same way.
 pytestmark = pytest.mark.filterwarnings("ignore:.*LeafSpec:FutureWarning")
@@ -117,3 +119,25 @@ def test_validation_reports_accuracy_and_loss_over_all_samples_however_they_are_
     assert seen["val/accuracy"] == pytest.approx(accuracy(logits, whole.label))
     wanted = functional.cross_entropy(logits, whole.label).item()
     assert seen["val/loss"] == pytest.approx(wanted, rel=1e-5)
+
+
+def test_a_solved_head_is_the_logistic_regression_of_the_labelled() -> None:
+    torch.manual_seed(0)
+    label = torch.arange(90) % 3
+    x = torch.randn(90, 5) * torch.tensor([1.0, 5.0, 0.1, 1.0, 1.0]) + torch.eye(3, 5)[label] + 7
+    blank = torch.where(torch.arange(90) < 15, UNLABELLED, label)
+    head = torch.nn.Linear(5, 3)
+    solve_head(head, x, blank, 2.0)
+    scale = StandardScaler().fit(x)
+    regression = LogisticRegression(C=2.0, tol=1e-8, max_iter=1000)
+    regression.fit(scale.transform(x)[15:], label[15:])
+    wanted = torch.tensor(regression.predict_proba(scale.transform(x)), dtype=torch.float32)
+    with torch.no_grad():
+        torch.testing.assert_close(head(x).softmax(1), wanted, atol=0.01, rtol=0)
+
+
+def test_what_a_head_reads_is_what_the_classifier_gives_it() -> None:
+    model, x = tiny.classifier().train(), tiny.samples(7).x
+    logits = predict(model, x, 7)
+    with torch.no_grad():
+        torch.testing.assert_close(model.head(pooled(model.encoder.train(), x, 3)), logits)

@@ -12,8 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from winnow.data import ingest, store
-from winnow.data.ingest import Splits, assign_splits, plant_noise
+from winnow.data.ingest import plant_noise
 from winnow.data.modality import Modality
+from winnow.data.partition import Splits
 from winnow.data.sources import Record, Source
 from winnow.data.stage import BadInput
 from winnow.data.text import Text
@@ -43,6 +44,8 @@ def run(records: list[Record], out: Path, modality: Modality = TEXT, **changes: 
         "max_rejects": 0.9,
         "label_noise": 0.0,
         "seed": 0,
+        "engine": "local",
+        "workers": 1,
         **changes,
     }
     ingest.main(modality, Path("somewhere"), out, source=Listed(records), **keywords)
@@ -67,10 +70,6 @@ def samples(
     return pd.DataFrame(columns, dtype=object)
 
 
-def spread(table: pd.DataFrame, splits: Splits, seed: int = 0) -> pd.Series:
-    return assign_splits(table, splits, np.random.default_rng(seed))
-
-
 # What every modality owes ingest.
 
 
@@ -79,7 +78,7 @@ def test_all_samples_are_stored_and_described(ingested: Path, modality: Modality
     assert list(table.columns[:5]) == ["id", "label", "split", "group", "source"]
     assert len(table) == 3 * SAMPLES_PER_CLASS and table["id"].is_unique
     assert set(table["split"]) == set(store.SPLITS)
-    assert np.isfinite(table.iloc[:, 5:].to_numpy(dtype=float)).all()
+    assert not np.isinf(table.iloc[:, 5:].to_numpy(dtype=float)).any()  # NaN is not measured
     stored = list(store.payloads(ingested))
     assert [id_ for id_, _ in stored] == table["id"].tolist()
     assert store.read_vectors(ingested / "descriptors", table["id"].tolist()).shape[0] == len(table)
@@ -142,9 +141,11 @@ def test_the_same_source_is_ingested_to_the_same_bytes(
         max_rejects=0.0,
         label_noise=0.0,
         seed=0,
+        engine="local",
+        workers=1,
     )
     names = sorted(p.relative_to(ingested) for p in ingested.rglob("*") if p.is_file())
-    assert len(names) == 6
+    assert len(names) == 8
     for name in names:
         assert (ingested / name).read_bytes() == (tmp_path / "again" / name).read_bytes()
 
@@ -190,7 +191,10 @@ def test_a_class_that_is_too_small_is_rejected_and_not_stored(tmp_path: Path):
         "lonely": "class 'single' has 1 of the 2 samples that a class needs",
     }
     assert [id_ for id_, _ in store.payloads(out)] == manifest(out)["id"].tolist()
-    assert len(manifest(out)) == 12 and not (out / "everything").exists()
+    assert len(manifest(out)) == 12
+    assert store.read_vectors(out / "descriptors", manifest(out)["id"]).shape[0] == 12
+    assert len(store.read_fingerprints(out, manifest(out)["id"]).identity) == 12
+    assert [path.name for path in out.iterdir() if path.name.startswith(".")] == []
 
 
 def test_too_many_rejects_are_refused_with_the_commonest_reasons(tmp_path: Path):
@@ -210,6 +214,28 @@ def test_reasons_that_differ_in_names_and_numbers_are_one(tmp_path: Path):
         run(records, tmp_path)
 
 
+def test_fingerprints_are_those_of_the_modality(ingested: Path, modality: Modality):
+    table = manifest(ingested)
+    found = store.read_fingerprints(ingested, table["id"])
+    for row, (_, payload) in list(enumerate(store.payloads(ingested)))[::7]:
+        assert found.identity[row] == np.bytes_(modality.identity(payload))
+        assert np.array_equal(found.signature[row], modality.signature(payload))
+
+
+def test_what_annotators_said_of_kept_samples_is_kept(tmp_path: Path):
+    said = [{"mary": "a", "bob": "b"}, {}, {"bob": "a"}, {"bob": "c"}]
+    records = [r._replace(annotations=s) for r, s in zip(texts(4, label="a"), said, strict=True)]
+    out = run([*records[:3], records[3]._replace(label="alone")], tmp_path, min_class_size=2)
+    ids = manifest(out)["id"].tolist()
+    rows = store.read_table(out / "annotations.parquet").to_numpy().tolist()
+    assert rows == [[ids[0], "bob", "b"], [ids[0], "mary", "a"], [ids[2], "bob", "a"]]
+
+
+def test_without_annotators_there_is_an_empty_table_of_them(tmp_path: Path):
+    table = store.read_table(run(texts(3), tmp_path) / "annotations.parquet")
+    assert table.empty and list(table.columns) == ["id", "annotator", "label"]
+
+
 def test_an_empty_source_is_refused(tmp_path: Path):
     with pytest.raises(BadInput, match="somewhere holds nothing"):
         run([], tmp_path)
@@ -220,85 +246,6 @@ def test_samples_without_any_label_are_all_for_training(tmp_path: Path):
     assert set(manifest(out)["split"]) == {"train"}
     metrics = json.loads((out / "metrics.json").read_text())
     assert (metrics["labelled"], metrics["classes"], metrics["planted"]) == (0, 0, 0)
-
-
-# Splits.
-
-
-@settings(deadline=None)
-@given(
-    sizes=st.lists(st.integers(10, 60), min_size=1, max_size=5),
-    seed=st.integers(0, 9),
-    validation=st.sampled_from([0.1, 0.2]),
-    test=st.sampled_from([0.1, 0.3]),
-)
-def test_classes_are_spread_in_proportion(sizes: list[int], seed: int, validation: float, test: float):
-    labels = [f"c{i}" for i, size in enumerate(sizes) for _ in range(size)]
-    chosen = spread(samples(labels), Splits(validation, test), seed)
-    table = pd.crosstab(labels, chosen.to_numpy())
-    for i, size in enumerate(sizes):
-        assert abs(table.loc[f"c{i}", "validation"] - validation * size) <= 1
-        assert abs(table.loc[f"c{i}", "test"] - test * size) <= 1
-
-
-@given(st.data())
-def test_no_group_is_in_two_splits(data: st.DataObject):
-    count = data.draw(st.integers(3, 60))
-    labels = data.draw(st.lists(st.sampled_from(["a", "b", None]), min_size=count, max_size=count))
-    names = st.sampled_from([*"uvwxyz", None])
-    groups = data.draw(st.lists(names, min_size=count, max_size=count))
-    table = samples(labels, groups)
-    try:
-        table["split"] = spread(table, Splits(0.2, 0.2), data.draw(st.integers(0, 3)))
-    except BadInput as refusal:
-        assert "would be empty" in str(refusal)
-        return
-    assert table["split"].isin(store.SPLITS).all()
-    assert (table.groupby("group")["split"].nunique() == 1).all()
-    alone = table["label"].isna() & table["group"].isna()
-    assert (table["split"][alone] == "train").all()
-
-
-def test_six_speakers_leave_one_to_validation_and_one_to_test():
-    table = samples(list("abc") * 60, [f"s{i // 30}" for i in range(180)])
-    for seed in range(5):
-        counts = spread(table, Splits(0.1, 0.1), seed).value_counts()
-        assert counts.to_dict() == {"train": 120, "validation": 30, "test": 30}
-
-
-def test_splits_follow_the_seed():
-    table = samples(["a", "b"] * 50)
-    first, again, other = (spread(table, Splits(0.2, 0.2), seed) for seed in (1, 1, 2))
-    assert first.equals(again) and not first.equals(other)
-
-
-def test_given_splits_are_kept():
-    given_ = ["train"] * 8 + ["validation", "test"]
-    table = samples(["a", "b"] * 5, splits=given_)
-    assert spread(table, Splits(0.3, 0.3)).tolist() == given_
-
-
-def test_validation_is_carved_out_of_train_where_only_test_is_given():
-    table = samples(["a", "b"] * 50, splits=["train"] * 80 + ["test"] * 20)
-    chosen = spread(table, Splits(0.25, 0.25))
-    assert (chosen[80:] == "test").all()
-    assert chosen[:80].value_counts().to_dict() == {"train": 60, "validation": 20}
-
-
-def test_what_has_no_split_joins_its_group():
-    table = samples(["a"] * 10, groups=["g"] * 3 + [None] * 7, splits=["test", None, None] + [None] * 7)
-    assert spread(table, Splits(0.2, 0.2)).tolist()[:3] == ["test"] * 3
-
-
-def test_a_split_that_would_be_empty_is_refused():
-    with pytest.raises(BadInput, match=r"'validation' would be empty.*0.01.*in 1 groups"):
-        spread(samples(["a"] * 9, ["only"] * 9), Splits(0.01, 0.01))
-
-
-@pytest.mark.parametrize("shares", [(-0.1, 0.1), (0.5, 0.5)])
-def test_impossible_shares_are_refused(shares: tuple[float, float]):
-    with pytest.raises(ValueError, match="shares must be"):
-        Splits(*shares)
 
 
 # Planted labels.

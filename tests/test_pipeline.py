@@ -25,11 +25,11 @@ from winnow.data import alert, stage, store
 TIMED = ("latency.json", "card.html", "card.json", "index.html")
 SOURCES = {
     "vision": {
-        "class_path": "winnow.data.sources.Folder",
+        "class_path": "winnow.data.files.Folder",
         "init_args": {"labels": "folders"},
     },
     "speech": {
-        "class_path": "winnow.data.sources.Table",
+        "class_path": "winnow.data.tables.Table",
         "init_args": {
             "table": "labels.csv",
             "path": "file",
@@ -38,7 +38,7 @@ SOURCES = {
         },
     },
     "text": {
-        "class_path": "winnow.data.sources.Table",
+        "class_path": "winnow.data.tables.Table",
         "init_args": {"text": "text", "label": "label"},
     },
 }

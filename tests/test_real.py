@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from winnow.data import ingest, modality, sources, store
+from winnow.data import ingest, modality, store, tables
 
 ROOT = Path(__file__).parents[1]
 DATASETS = Path(os.environ.get("WINNOW_DATASETS", ROOT.parent / "shared" / "datasets"))
@@ -52,19 +52,21 @@ def test_free_spoken_digits_come_in_whole_with_whole_speakers_held_out(tmp_path:
     example.main(DATASETS, tmp_path)
     section = yaml.safe_load((tmp_path / "params.yaml").read_text(encoding="utf-8"))["speech"]
     source = section["ingest"]["source"]
-    assert source["class_path"] == "winnow.data.sources.Table"
+    assert source["class_path"] == "winnow.data.tables.Table"
     out = tmp_path / "out"
     out.mkdir()
     ingest.main(
         modality.build(section["modality"]),
         tmp_path / "sources" / "speech",
         out,
-        source=sources.Table(**source["init_args"]),
+        source=tables.Table(**source["init_args"]),
         splits=ingest.Splits(validation=0.15, test=0.2),
         min_class_size=5,
         max_rejects=0.0,
         label_noise=0.0,
         seed=0,
+        engine="local",
+        workers=1,
     )
     manifest = store.read_table(out / "manifest.parquet")
     assert len(manifest) == 3000 and manifest["label"].nunique() == 10

@@ -1,5 +1,6 @@
 import json
 import re
+from html import unescape
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,7 @@ import planted
 import pytest
 from test_page import Reader, require_self_contained
 
-from winnow.data import claims, findings, report, store
+from winnow.data import chapters, claims, findings, gates, previews, questions, report, store
 from winnow.data.intervals import wilson
 from winnow.data.modality import Modality
 
@@ -19,15 +20,9 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return planted.write_all(tmp_path_factory.mktemp("out"))
 
 
-def run(home: Path, out: Path, examples: int = 24, rounds: tuple[int, ...] = (1, 2)) -> Path:
-    out.mkdir(parents=True)
-    report.main(planted.MODALITY, home / "ingest", home, out, rounds=list(rounds), examples=examples)
-    return out
-
-
 @pytest.fixture(scope="module")
 def written(home: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return run(home, tmp_path_factory.mktemp("report") / "data")
+    return planted.write_report(home, tmp_path_factory.mktemp("report") / "data")
 
 
 @pytest.fixture(scope="module")
@@ -45,7 +40,7 @@ def test_is_one_file_that_needs_nothing_else(html: str) -> None:
 
 
 def test_is_the_same_bytes_from_run_to_run(home: Path, written: Path, tmp_path: Path) -> None:
-    again = run(home, tmp_path / "again")
+    again = planted.write_report(home, tmp_path / "again")
     for name in ("report.html", "report.json", "metrics.json"):
         assert (again / name).read_bytes() == (written / name).read_bytes()
 
@@ -53,24 +48,84 @@ def test_is_the_same_bytes_from_run_to_run(home: Path, written: Path, tmp_path: 
 def test_the_page_is_a_function_of_its_json_and_the_previews(
     home: Path, found: dict[str, Any], html: str
 ) -> None:
-    previews = report.preview(planted.MODALITY, home / "ingest", found)
-    assert report.render(found, previews) == html
+    made = previews.make(planted.MODALITY, home / "ingest", found)
+    assert report.render(found, made) == html
 
 
 def test_a_number_that_is_changed_in_the_json_changes_on_the_page(home: Path, found: dict[str, Any]) -> None:
-    previews = report.preview(planted.MODALITY, home / "ingest", found)
+    made = previews.make(planted.MODALITY, home / "ingest", found)
     changed = json.loads(json.dumps(found))
     changed["dataset"]["rejects"] = 987_654
     changed["rounds"][-1]["labels"]["precision"]["value"] = 0.12345
-    shown = report.render(changed, previews)
+    shown = report.render(changed, made)
     assert "987,654" in shown
     assert "12.3\u202f%" in shown
+
+
+NUMBER = re.compile(r"\d[\d,]*(?:\.\d+)?")
+
+
+def seen(html: str) -> set[str]:
+    """Every number that a reader sees, as it is written; what a drawing is made of is none."""
+    text = re.sub(r"(?s)<(style|script|svg)\b.*?</\1>|<[^>]*>", " ", html)
+    return set(NUMBER.findall(unescape(text)))
+
+
+def all_the_same(content: Any, whole: int, share: float) -> Any:
+    """Put one number for every number of a report, but those that say which round it is."""
+    if isinstance(content, dict):
+        kept = {"round", "schema_version"}
+        return {
+            key: value if key in kept else all_the_same(value, whole, share) for key, value in content.items()
+        }
+    if isinstance(content, list):
+        return [all_the_same(value, whole, share) for value in content]
+    if isinstance(content, bool) or not isinstance(content, int | float):
+        return content
+    return whole if isinstance(content, int) else share
+
+
+def texts(content: Any) -> str:
+    if isinstance(content, dict):
+        return " ".join([*content, *map(texts, content.values())])
+    return " ".join(map(texts, content)) if isinstance(content, list) else str(content)
+
+
+def test_no_number_stands_on_the_page_that_is_not_from_the_json(home: Path, found: dict[str, Any]) -> None:
+    blank = dict.fromkeys(previews.make(planted.MODALITY, home / "ingest", found), "")
+    pages = [seen(report.render(found, blank))]
+    for whole, share in ((1_234_567, 0.8317), (7_654_321, 0.2739)):
+        pages.append(seen(report.render(all_the_same(found, whole, share), blank)))
+    stay = set.intersection(*pages) - set(NUMBER.findall(texts(found)))
+    assert stay <= {"95", "0.5"}  # of the intervals, and the AUC of chance
 
 
 def test_scripts_in_labels_sources_reasons_and_texts_are_shown_and_not_run(html: str) -> None:
     assert html.count("<script") == 1  # the page's own
     assert "&lt;script&gt;alert(&#39;xss&#39;)&lt;/script&gt;" in html
     assert not re.search(r"<b>\s*<script", html)
+
+
+HOSTILE = [
+    "</style></script><script>alert(1)</script>",
+    '" onmouseover="alert(1)',
+    "\u202eevil\u2066",
+    "a\x00b\x1b[31m\x07",
+    "x" * 20_000,
+    "{{ 7 * 7 }}{% raw %}",
+    "\ud7ff\uffff\U0001f468\u200d\U0001f469",
+    "--><!--",
+]
+
+
+@pytest.mark.parametrize("hostile", HOSTILE, ids=repr)
+def test_no_text_of_a_dataset_breaks_the_page(found: dict[str, Any], hostile: str) -> None:
+    written = json.dumps(found).replace(json.dumps(planted.EVIL)[1:-1], json.dumps(hostile)[1:-1])
+    html = report.render(json.loads(written), {})
+    require_self_contained(html)
+    assert not re.search(r"[\x00-\x08\x0b\x0c\x0e-\x1f]", html)
+    tags = Reader(html).tags
+    assert tags == Reader(report.render(found, {})).tags
 
 
 def test_no_folder_of_the_machine_is_told(written: Path, home: Path) -> None:
@@ -138,7 +193,7 @@ def test_a_decision_about_a_test_sample_stops_the_report(tmp_path: Path, touched
     home = planted.write_all(tmp_path)
     planted.decide(home, 2, **touched)
     with pytest.raises(ValueError, match="round 2 touches 1 samples of the test split"):
-        run(home, tmp_path / "report")
+        planted.write_report(home, tmp_path / "report")
 
 
 def test_the_statement_about_the_test_split_names_what_was_checked(found: dict[str, Any], html: str) -> None:
@@ -166,7 +221,7 @@ def test_what_was_skipped_or_failed_has_no_number(found: dict[str, Any], html: s
         row = html[html.index(f"<b>{name}</b>") :].partition("</tr>")[0]
         assert checks[name]["status"] in row
         assert not re.search(r">0(\.0)?\b", row)
-    gate = next(gate for gate in found["gates"] if gate["name"] == "Checks")
+    gate = next(gate for gate in found["gates"] if gate["name"] == "checks_failed")
     assert gate["status"] == "fail" and "language" in gate["text"]
 
 
@@ -205,7 +260,7 @@ def test_the_members_shown_of_a_large_set_are_those_it_disagrees_about() -> None
 
 
 def test_shows_no_more_examples_than_asked(home: Path, tmp_path: Path) -> None:
-    found = store.read_json(run(home, tmp_path / "few", examples=2) / "report.json")
+    found = store.read_json(planted.write_report(home, tmp_path / "few", examples=2) / "report.json")
     last = found["rounds"][-1]
     assert len(last["label_examples"]) == len(last["outliers"]["examples"]) == 2
     assert sum(len(one["members"]) for one in last["near"]["shown"]) <= 2
@@ -230,9 +285,7 @@ class Loud(type(planted.MODALITY)):  # type: ignore[misc]
 
 
 def test_the_page_stays_small_and_says_what_was_left_out(home: Path, tmp_path: Path) -> None:
-    (tmp_path / "big").mkdir()
-    modality = Loud(length=8, vocabulary=64)
-    report.main(modality, home / "ingest", home, tmp_path / "big", rounds=[1, 2], examples=24)
+    planted.write_report(home, tmp_path / "big", modality=Loud(length=8, vocabulary=64))
     html = (tmp_path / "big/report.html").read_text()
     found = store.read_json(tmp_path / "big/report.json")
     assert len(html.encode()) < 5_000_000
@@ -240,8 +293,60 @@ def test_the_page_stays_small_and_says_what_was_left_out(home: Path, tmp_path: P
     assert f"{found['previews']['left_out']} previews left out" in html
 
 
+def test_a_preview_is_decoded_when_it_comes_into_view_and_never_moves_the_page(html: str) -> None:
+    for image in re.findall(r"<img [^>]*>", html):
+        assert 'loading="lazy"' in image and "width=" in image and "height=" in image
+
+
+def test_states_of_sections_say_which_gate_put_them_there(found: dict[str, Any]) -> None:
+    sections = {section["key"]: section for section in found["sections"]}
+    assert sections["checks"]["status"] == "fail" and "language" in sections["checks"]["reason"]
+    assert sections["drift"]["status"] == "warn" and "Drifted features" in sections["drift"]["reason"]
+    assert sections["diff"]["status"] == "skipped"
+    assert sections["provenance"] == {
+        "key": "provenance", "letter": "", "title": "Provenance", "status": "ok", "reason": "",
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "absent",
+    [
+        "drift/drift.json",
+        "effect/effect.json",
+        "curate@2/queue.csv",
+        "curate@2/actions.jsonl",
+        "embed/embeddings",
+    ],
+)
+def test_what_is_absent_is_an_error_that_names_it_and_no_zero(tmp_path: Path, absent: str) -> None:
+    home = planted.write_all(tmp_path)
+    (home / absent).rename(home / f"{absent}.gone")
+    found = store.read_json(planted.write_report(home, tmp_path / "report") / "report.json")
+    (broken,) = [name for name in chapters.NAMES if found[name]["status"] == "error"]
+    assert absent.rpartition("/")[2] in found[broken]["reason"]
+    gate = next(gate for gate in found["gates"] if gate["name"] == "chapters")
+    assert gate["value"] == 1 and broken in gate["text"]
+
+
+def test_a_key_that_a_stage_left_out_is_an_error_and_no_silence(tmp_path: Path) -> None:
+    home = planted.write_all(tmp_path)
+    summary = planted.summary(2)
+    del summary["slices"], summary["detectors"]
+    planted.write_json(home / "audit@2" / "summary.json", summary)
+    found = store.read_json(planted.write_report(home, tmp_path / "report") / "report.json")
+    assert found["slices"]["reason"] == "audit@2/summary.json has no 'slices': run its stage again"
+    assert found["rounds"][1]["judged_by"]["status"] == "error"
+    gate = next(gate for gate in found["gates"] if gate["name"] == "chapters")
+    assert gate["value"] == 2
+
+
+def test_which_rows_of_the_queue_are_a_blind_sample_is_told_nowhere(found: dict[str, Any]) -> None:
+    assert [one["id"] for one in found["queue"]["head"]] == [planted.ids()[i] for i in (50, 13, 14)]
+    assert all(set(one) == {"id", "label", "split", "source"} for one in found["queue"]["head"])
+
+
 def test_every_round_that_is_asked_for_is_reported(home: Path, tmp_path: Path) -> None:
-    found = store.read_json(run(home, tmp_path / "one", rounds=(1,)) / "report.json")
+    found = store.read_json(planted.write_report(home, tmp_path / "one", rounds=[1]) / "report.json")
     assert [one["round"] for one in found["rounds"]] == [1]
     assert [probe["round"] for probe in found["probes"]] == [0, 1]
 
@@ -289,5 +394,5 @@ def test_the_interval_of_a_difference_holds_its_level() -> None:
 def test_a_judge_that_only_guesses_fails_its_gate(found: dict[str, Any]) -> None:
     changed = json.loads(json.dumps(found))
     changed["rounds"][-1]["accuracy"] = accuracy(30, 60)
-    gate = next(gate for gate in claims.gates(changed) if gate["name"] == "Judge")
+    (gate,) = gates.judge(changed, {"judge": gates.Limits(None, 0.0)}, questions.GATES)
     assert gate["status"] == "fail"

@@ -140,25 +140,41 @@ def test_frames_are_stacked_in_order():
     assert tokens.valid[0].nonzero().ravel().tolist() == [0, 2]
 
 
-def test_measures_of_planted_sounds():
-    def measures(samples: np.ndarray) -> dict[str, float]:
-        return SPEECH.decode(wav(samples, subtype="FLOAT")).measures
+def test_measures_are_of_the_recording_as_it_came():
+    stereo = np.stack([tone(300, 0.3, 16000), tone(300, 0.3, 16000, seed=1)], axis=1)
+    found = SPEECH.decode(wav(stereo, 16000)).measures
+    assert found["channels"] == 2 and found["native_rate_hz"] == 16000
+    assert found["seconds"] == pytest.approx(0.3)
 
-    time = np.arange(8000) / 8000
-    sine = 0.5 * np.sin(2 * np.pi * 440 * time)
-    plain = measures(sine)
-    assert plain["peak_dbfs"] == pytest.approx(-6.02, abs=0.01)
-    assert plain["rms_dbfs"] == pytest.approx(-9.03, abs=0.01)
-    assert plain["dc_offset"] < 1e-3
-    assert measures(sine + 0.25)["dc_offset"] == pytest.approx(0.25 / np.sqrt(0.125 + 0.0625), 1e-3)
-    # Clipping shows even where the level was lowered afterwards.
-    assert measures(0.3 * np.clip(2 * SOUND, -0.3, 0.3))["clipped"] > 0.1
-    assert measures(SOUND)["clipped"] < 0.001
-    half = np.concatenate([sine, np.zeros(8000)])
-    assert measures(half)["silence"] == pytest.approx(0.5, abs=0.02)
-    noise = np.random.default_rng(0).normal(0, 1, 16000)
-    ranked = [measures(half + level * noise)["snr_db"] for level in (0.0, 0.001, 0.01, 0.1)]
-    assert ranked == sorted(ranked, reverse=True)
+
+def test_equal_sounds_are_identical_whatever_the_file_and_others_are_not():
+    def identity(raw: bytes) -> bytes:
+        return SPEECH.identity(SPEECH.decode(raw).payload)
+
+    pcm = np.round(SOUND * 32767).astype(np.int16)
+    same = {identity(encode(pcm, "WAV")), identity(encode(pcm, "FLAC"))}
+    assert len(same) == 1 and len(same.pop()) == 16
+    changed = SOUND.copy()
+    changed[100] += 0.01
+    assert identity(wav(changed)) != identity(wav(SOUND))
+
+
+def test_copies_that_sound_the_same_share_a_signature_and_other_sounds_do_not():
+    def signature(raw: bytes) -> np.ndarray:
+        return SPEECH.signature(SPEECH.decode(raw).payload)
+
+    random = np.random.default_rng(0)
+    sounds = [
+        tone(h, s, rise=r) for h, s, r in zip((200, 300, 450), (0.3, 0.5, 4), (1, -0.4, 0.05), strict=True)
+    ]
+    found = [signature(wav(sound)) for sound in sounds]
+    for sound, own in zip(sounds, found, strict=True):
+        noise = random.normal(0, 0.01 * sound.std(), len(sound))
+        assert (signature(encode(0.5 * sound, "FLAC")) == own).mean() >= Speech.min_agreement
+        for copy in (encode(0.7 * sound, "OGG"), wav(0.8 * sound + noise)):
+            assert (signature(copy) == own).mean() > 0.9  # tones have fewer true bits than speech
+    assert all((a == b).mean() < 0.8 for i, a in enumerate(found) for b in found[:i])
+    assert all(own.shape == (144,) for own in found)
 
 
 def test_a_preview_plays_short_recordings_only():

@@ -8,9 +8,9 @@ import scipy.sparse
 from hypothesis import given
 from hypothesis import strategies as st
 
-from winnow.data import store
+from winnow.data import shards, store
 
-COUNT = store.ROWS_PER_SHARD + 5
+COUNT = shards.ROWS_PER_SHARD + 5
 
 
 def write_samples(ingest: Path, count: int = COUNT) -> list[tuple[str, bytes]]:
@@ -74,6 +74,33 @@ def test_vectors_come_back_in_the_order_asked_for(tmp_path: Path, density: float
     assert everything.shape == matrix.shape
     with pytest.raises(KeyError, match="nonsuch"):
         store.read_vectors(tmp_path / "v", ["nonsuch"])
+
+
+def test_fingerprints_come_back_in_the_order_asked_for(tmp_path: Path):
+    random = np.random.default_rng(0)
+    identity = [random.bytes(15) + b"\0" for _ in range(COUNT)]
+    signature = random.integers(0, 2**16, (COUNT, 4), dtype=np.uint16)
+    with store.fingerprint_writer(tmp_path) as fingerprints:
+        for i in range(COUNT):
+            fingerprints.add(f"id{i}", identity[i], signature[i])
+    assert store.read_fingerprints(tmp_path).identity.tolist() == np.array(identity, "S16").tolist()
+    found = store.read_fingerprints(tmp_path, ["id4099", "id3"])
+    assert found.identity.dtype == "S16" and found.signature.dtype == np.uint16
+    assert found.identity.tolist() == np.array([identity[4099], identity[3]], "S16").tolist()
+    assert np.array_equal(found.signature, signature[[4099, 3]])
+    with pytest.raises(KeyError, match="nonsuch"):
+        store.read_fingerprints(tmp_path, ["nonsuch"])
+
+
+def test_signatures_may_be_empty(tmp_path: Path):
+    with store.fingerprint_writer(tmp_path) as fingerprints:
+        fingerprints.add("a", b"0" * 16, np.zeros(0, np.uint16))
+    assert store.read_fingerprints(tmp_path).signature.shape == (1, 0)
+
+
+def test_some_columns_of_a_table_are_read_alone(tmp_path: Path):
+    store.write_table(tmp_path / "t.parquet", pd.DataFrame({"id": ["a"], "label": [None], "seconds": [1.0]}))
+    assert store.read_table(tmp_path / "t.parquet", ["label"]).to_dict("list") == {"label": [None]}
 
 
 def test_an_empty_folder_holds_no_vectors(tmp_path: Path):

@@ -6,6 +6,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from winnow.data import text as text_module
 from winnow.data.modality import Reject
 from winnow.data.text import Text
 
@@ -98,34 +99,68 @@ def test_transform_leaves_out_a_tenth_and_keeps_the_order():
     assert np.mean(kept) == pytest.approx(0.9, abs=0.02)
 
 
-@pytest.mark.parametrize(
-    ("text", "garbled"),
-    [
-        ("The cafÃ© is â€œopenâ€\x9d today", True),
-        ("voilÃ  le garÃ§on", True),
-        ("The café is “open” today… fi ﬁ", False),
-        ("lines\r\nof &amp; text\u2028and more", False),
-        ("Ärger über Öl", False),
-        ("日本語のテキスト", False),
-    ],
+def identity(text: str) -> bytes:
+    return TEXT.identity(TEXT.decode(text.encode()).payload)
+
+
+def test_texts_are_identical_but_for_case_space_and_compatible_characters():
+    assert identity("Straße  zum\nCafé ﬁn") == identity("STRASSE zum cafe\u0301 fin ")
+    assert identity("one two") != identity("one, two") and len(identity("one")) == 16
+
+
+def agreement(one: str, other: str) -> float:
+    return float((TEXT.signature(one.encode()) == TEXT.signature(other.encode())).mean())
+
+
+@given(
+    st.text(alphabet="abcd ", min_size=1, max_size=300), st.text(alphabet="abcd ", min_size=1, max_size=300)
 )
-def test_only_a_wrong_encoding_is_garbled(text: str, garbled: bool):
-    assert measures(text)["garbled"] == garbled
+def test_signatures_share_what_texts_share(one: str, other: str):
+    def pieces(text: str) -> set[str]:
+        plain = " ".join(text.split())
+        return {plain[i : i + 5] for i in range(max(1, len(plain) - 4))}
+
+    both, either = pieces(one) & pieces(other), pieces(one) | pieces(other)
+    # Five deviations of 64 draws.
+    assert agreement(one, other) == pytest.approx(len(both) / len(either), abs=0.32)
+    assert agreement(one, one.upper()) == 1
 
 
-def test_measures_of_planted_texts():
-    assert measures("ab\u200b\x07\ufffd")["control_share"] == pytest.approx(3 / 5)
-    assert measures("tab\tand\nline")["control_share"] == 0
-    assert measures("a b c " * 10)["repeated_share"] == pytest.approx(1 - 3 / 28)
-    assert measures("all words differ here now")["repeated_share"] == 0
-    assert measures("a1 2")["letter_share"] == 0.25
-    assert measures("two words")["words"] == 2 and measures("two words")["characters"] == 9
+def test_a_changed_word_leaves_a_near_duplicate_and_another_text_does_not():
+    news = (
+        "Oil prices fell on Tuesday after the ministry said that stocks of crude had grown more than "
+        "expected, while analysts warned that demand in the coming quarter may turn out to be weaker."
+    )
+    assert agreement(news, news.replace("Tuesday", "Monday")) >= TEXT.min_agreement
+    assert agreement(news, news[: len(news) // 2] + "and nobody knows why or when that will end.") < 0.75
+    assert TEXT.signature(b"a").shape == TEXT.signature(news.encode()).shape == (64,)
+
+
+def test_a_signature_is_the_same_however_many_pieces_are_hashed_at_once(monkeypatch: pytest.MonkeyPatch):
+    long = " ".join(f"word{i * i}" for i in range(500)).encode()
+    whole = TEXT.signature(long)
+    monkeypatch.setattr(text_module, "_SHINGLES", 7)
+    assert (TEXT.signature(long) == whole).all()
+
+
+def test_the_language_is_measured_where_languages_are_expected():
+    english = Text(length=12, vocabulary=64, languages=["en"])
+    foreign = b"Der Ausschuss trifft sich am Donnerstag wieder, um zu beraten."
+    assert english.decode(foreign).measures["foreign"] > 0.9
+    assert np.isnan(TEXT.decode(foreign).measures["foreign"])
 
 
 def test_a_preview_is_escaped_and_short():
     shown = TEXT.preview(("<script>alert('&')</script>" + "x" * 5000).encode())
     assert "<script>" not in shown and "&lt;script&gt;" in shown
     assert len(shown) < 500 and "…" in shown
+
+
+def test_a_preview_masks_personal_data_even_where_it_is_cut_off():
+    for before in range(370, 405):
+        shown = TEXT.preview(("x " * (before // 2) + "jane.doe@example.org +49 30 901820").encode())
+        assert "jane" not in shown and "9018" not in shown
+    assert "[email address]" in TEXT.preview(b"Ask jane.doe@example.org.")
 
 
 def test_a_vocabulary_without_ids_is_refused():

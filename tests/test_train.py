@@ -45,6 +45,8 @@ def ingested(modality: Modality, tmp_path_factory: pytest.TempPathFactory) -> Pa
         max_rejects=0.0,
         label_noise=0.0,
         seed=0,
+        engine="local",
+        workers=1,
     )
     return root / "ingest"
 

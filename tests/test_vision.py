@@ -6,8 +6,8 @@ import torch
 from conftest import png
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from PIL import Image
-from sklearn.datasets import load_digits
+from PIL import Image, ImageFilter
+from sklearn.datasets import load_digits, load_sample_images
 from sklearn.linear_model import LogisticRegression
 
 from winnow.data import vision
@@ -124,17 +124,81 @@ def test_measures_of_planted_images():
     black, flat = np.zeros((20, 40), dtype=np.uint8), np.full((20, 40), 255, dtype=np.uint8)
     halves = np.hstack([black, flat])
     dark, split = (GREY.decode(png(pixels)).measures for pixels in (black, halves))
-    assert dark["brightness_p99"] == 0 and dark["entropy_bits"] == 0 and dark["sharpness"] == 0
+    assert dark["brightness_p99"] == 0 and dark["entropy_bits"] == 0 and dark["contrast"] == 0
+    assert np.isnan(dark["sharpness"]) and np.isnan(dark["colourfulness"])
     assert dark["aspect_ratio"] == 0.5
     assert split["brightness_p05"] == 0 and split["brightness_p99"] == 1
-    assert split["entropy_bits"] == pytest.approx(1)
+    assert split["entropy_bits"] == pytest.approx(1) and split["contrast"] == pytest.approx(0.5)
 
 
-def test_blur_lowers_sharpness():
-    sharp = Image.fromarray(NOISE)
-    blurred = sharp.resize((15, 10), Image.Resampling.BOX).resize((60, 40))
-    sharpness = [GREY.decode(encode(i, "PNG")).measures["sharpness"] for i in (sharp, blurred)]
-    assert sharpness[1] < sharpness[0] / 4
+PHOTOS = load_sample_images().images
+
+
+def crops(number: int, side: int = 128) -> list[Image.Image]:
+    """Cut squares out of two photographs, away from the sky."""
+    random = np.random.default_rng(0)
+    corners = random.integers([150, 0], [427 - side, 640 - side], (number, 2))
+    return [Image.fromarray(PHOTOS[i % 2][y : y + side, x : x + side]) for i, (y, x) in enumerate(corners)]
+
+
+def sharpness(image: Image.Image) -> float:
+    return COLOUR.decode(encode(image, "PNG")).measures["sharpness"]
+
+
+def test_strong_blur_is_told_from_a_sharp_image_of_any_contrast():
+    for crop in crops(20)[::2]:  # the background of the other photograph is out of focus
+        assert sharpness(crop.filter(ImageFilter.GaussianBlur(8))) < 0.12 < sharpness(crop)
+        pale = Image.eval(crop, lambda level: 64 + level // 2)
+        assert sharpness(pale) == pytest.approx(sharpness(crop), rel=0.2)
+
+
+def test_grey_in_colour_is_measured_where_colours_are_looked_at():
+    def colourfulness(image: Image.Image) -> float:
+        return COLOUR.decode(encode(image, "PNG")).measures["colourfulness"]
+
+    for crop in crops(5):
+        assert colourfulness(crop.convert("L").convert("RGB")) == 0
+        assert colourfulness(crop) > 0.02
+    assert colourfulness(Image.new("RGB", (9, 9), (255, 0, 0))) == 1
+
+
+def test_equal_pixels_are_identical_whatever_the_file_and_others_are_not():
+    def identity(image: Image.Image, format: str = "PNG", vision: Vision = COLOUR) -> bytes:
+        return vision.identity(vision.decode(encode(image, format)).payload)
+
+    image = crops(1, 64)[0]
+    assert identity(image) == identity(image, "BMP") == identity(image, "TIFF")
+    assert len(identity(image)) == 16
+    changed = image.copy()
+    changed.putpixel((32, 32), (0, 255, 0))
+    assert identity(changed) != identity(image)
+    # The same bytes in another shape or mode are another image.
+    flat = Image.new("L", (20, 20), 7)
+    assert identity(flat, vision=GREY) != identity(flat, vision=Vision(size=20, patch=4, channels=1))
+    assert identity(flat, vision=GREY) != identity(flat)
+
+
+def agreement(one: Image.Image, other: Image.Image) -> float:
+    big = Vision(size=64, patch=8, channels=3)
+    a, b = (big.signature(big.decode(encode(image, "PNG")).payload) for image in (one, other))
+    assert a.shape == (144,) and set(a.tolist()) <= {0, 1}
+    return float((a == b).mean())
+
+
+def test_copies_that_look_the_same_share_a_signature_and_other_images_do_not():
+    images = crops(12)
+    copies: dict[str, list[float]] = {}
+    for image in images:
+        small = image.resize((96, 96)).resize(image.size)
+        jpeg = Image.open(io.BytesIO(encode(image, "JPEG", quality=60)))
+        bright = Image.eval(image, lambda level: min(255, int(1.15 * level)))
+        for name, copy in (("size", small), ("jpeg", jpeg), ("bright", bright)):
+            copies.setdefault(name, []).append(agreement(image, copy))
+    assert {
+        name: np.median(found) >= Vision.min_agreement for name, found in copies.items()
+    } == dict.fromkeys(copies, True)
+    others = [agreement(a, b) for i, a in enumerate(images) for b in images[i + 2 :: 2]]
+    assert max(others) < Vision.min_agreement
 
 
 def test_transform_mirrors_nothing():

@@ -1,0 +1,145 @@
+import importlib.util
+import os
+import sys
+import time
+from collections.abc import Iterator
+from operator import methodcaller
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+from conftest import Kind
+
+from winnow.data import ingest
+from winnow.data.engine import Engine, mapped
+from winnow.data.modality import Modality
+from winnow.data.partition import Splits
+from winnow.data.stage import BadInput
+
+HAS_RAY = importlib.util.find_spec("ray") is not None
+
+
+def numbered(count: int) -> Iterator[pa.Table]:
+    return (pa.table({"number": [i, i + 1]}) for i in range(count))
+
+
+# Functions of the standard library: a process that is to work needs not import the project for them.
+SECOND = methodcaller("slice", 1)
+FAIL = methodcaller("column", "nonsuch")
+
+
+def run_ingest(kind: Kind, modality: Modality, raw: Path, out: Path, where: Engine, workers: int) -> Path:
+    ingest.main(
+        modality,
+        raw,
+        out,
+        source=kind.source,
+        splits=Splits(validation=0.2, test=0.2),
+        min_class_size=2,
+        max_rejects=0.0,
+        label_noise=0.0,
+        seed=0,
+        engine=where,
+        workers=workers,
+    )
+    return out
+
+
+def assert_same_bytes(a: Path, b: Path) -> None:
+    names = sorted(path.relative_to(a) for path in a.rglob("*") if path.is_file())
+    assert names == sorted(path.relative_to(b) for path in b.rglob("*") if path.is_file())
+    for name in names:
+        assert (a / name).read_bytes() == (b / name).read_bytes(), name
+
+
+def test_results_come_in_the_order_of_the_inputs():
+    for workers in (1, 2):
+        results = list(mapped(SECOND, numbered(20), "local", workers))
+        assert [table["number"].to_pylist() for table in results] == [[i + 1] for i in range(20)]
+
+
+def test_inputs_are_not_read_far_ahead_of_the_results():
+    read = []
+
+    def watched() -> Iterator[pa.Table]:
+        for i, table in enumerate(numbered(100)):
+            read.append(i)
+            yield table
+
+    for workers in (1, 2):
+        read.clear()
+        results = mapped(SECOND, watched(), "local", workers)
+        next(results)
+        assert len(read) <= 3 * workers
+        results.close()  # type: ignore[attr-defined]
+
+
+def test_a_failure_in_a_process_takes_the_stage_down():
+    with pytest.raises(KeyError, match="nonsuch"):
+        list(mapped(FAIL, numbered(3), "local", 2))
+
+
+def test_an_engine_needs_a_worker():
+    with pytest.raises(BadInput, match="workers must be at least 1, not 0"):
+        list(mapped(SECOND, numbered(1), "local", 0))
+
+
+def test_processes_ingest_to_the_same_bytes(
+    kind: Kind, modality: Modality, raw: Path, ingested: Path, tmp_path: Path
+):
+    assert_same_bytes(ingested, run_ingest(kind, modality, raw, tmp_path / "out", "local", 2))
+
+
+@pytest.mark.skipif(HAS_RAY, reason="Ray is installed: its absence cannot be tried")
+def test_without_ray_the_remedy_is_named():
+    with pytest.raises(BadInput, match=r"winnow\[ray\].*engine: local"):
+        list(mapped(SECOND, numbered(1), "ray", 1))
+
+
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """Two nodes of one processor each, on this machine; they find the project where this process does."""
+    if not HAS_RAY:
+        pytest.skip("Ray is not installed: pip install 'winnow[ray]'")
+    changed = pytest.MonkeyPatch()
+    changed.setenv("RAY_USAGE_STATS_ENABLED", "0")
+    changed.setenv("PYTHONPATH", os.pathsep.join(filter(None, sys.path)))
+    import ray
+    from ray.cluster_utils import Cluster
+
+    node = {"num_cpus": 1, "object_store_memory": 80 * 2**20, "include_dashboard": False}
+    nodes = Cluster(initialize_head=True, head_node_args=node)
+    try:
+        nodes.add_node(**node)
+        ray.init(address=nodes.address, log_to_driver=False)
+        yield nodes.address
+    finally:
+        ray.shutdown()
+        nodes.shutdown()
+        changed.undo()
+
+
+def where(table: pa.Table) -> pa.Table:
+    import ray
+
+    time.sleep(0.5)  # long enough that one node cannot do it all before the other has begun
+    return pa.table({"node": [ray.get_runtime_context().get_node_id()], "first": table["number"][:1]})
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::ResourceWarning")
+class TestCluster:
+    def test_both_nodes_work_and_the_order_stays(self, cluster: str):
+        results = list(mapped(where, numbered(12), "ray", 2))
+        assert [table["first"][0].as_py() for table in results] == list(range(12))
+        assert len({table["node"][0].as_py() for table in results}) == 2
+
+    def test_a_cluster_ingests_to_the_same_bytes(
+        self, cluster: str, kind: Kind, modality: Modality, raw: Path, ingested: Path, tmp_path: Path
+    ):
+        assert_same_bytes(ingested, run_ingest(kind, modality, raw, tmp_path / "out", "ray", 2))
+
+    def test_a_failure_on_a_cluster_takes_the_stage_down(self, cluster: str):
+        import ray
+
+        with pytest.raises(ray.exceptions.RayTaskError, match="nonsuch"):
+            list(mapped(FAIL, numbered(3), "ray", 2))
