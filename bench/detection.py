@@ -1,6 +1,6 @@
 """How many planted label errors the audit finds: cleanlab's Datalab on descriptors, round 1, round 2.
 
-`python bench/data.py detection WORKSPACE` reads what `make real` left in WORKSPACE/out (descriptors,
+`python -m bench.data detection WORKSPACE` reads what `make real` left in WORKSPACE/out (descriptors,
 embeddings of the encoder pretrained there, true labels), plants errors of several kinds into the true labels
 of all samples, and prints a Markdown table: precision, recall and F1 of the flags, average precision of the
 ranking, mean over seeds and its spread.
@@ -160,11 +160,13 @@ def measure(dataset: Dataset, kind: str, seed: int) -> list[dict[str, object]]:
 
 def main(argv: list[str]) -> None:
     """Print the table."""
-    parser = argparse.ArgumentParser(prog="bench/data.py detection", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m bench.data detection", description=__doc__)
     parser.add_argument("workspace", type=Path, help="where `make real` has run: build/real")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--modalities", nargs="+", default=["speech", "vision", "text"])
-    parser.add_argument("--errors", nargs="+", default=None, help=", ".join(KINDS | GROUPED_KINDS))
+    parser.add_argument(
+        "--errors", nargs="+", default=None, help=", ".join(KINDS | GROUPED_KINDS).replace("%", "%%")
+    )
     chosen = parser.parse_args(argv)
     rows = []
     with threadpool_limits(1):

@@ -146,8 +146,8 @@ def deal(labels: np.ndarray, families: np.ndarray, folds: int, seed: int) -> np.
     for label in np.unique(labels):
         here = labels == label
         single = random.permutation(np.flatnonzero(here & (fold < 0)))
-        held = np.bincount(fold[here & (fold >= 0)], minlength=folds)
-        fold[single] = _fill(held, len(single), random)
+        held, others = (np.bincount(fold[dealt & (fold >= 0)], minlength=folds) for dealt in (here, ~here))
+        fold[single] = _fill(held, others, len(single), random)
     return fold
 
 
@@ -156,10 +156,11 @@ def _enough(labels: np.ndarray, folds: int) -> np.ndarray:
     return labels if np.bincount(labels).max() >= folds else np.zeros_like(labels)
 
 
-def _fill(held: np.ndarray, number: int, random: np.random.Generator) -> np.ndarray:
-    """Name the folds of so many more samples: each goes where fewest are."""
+def _fill(held: np.ndarray, others: np.ndarray, number: int, random: np.random.Generator) -> np.ndarray:
+    """Name the folds of so many more samples of a class: each goes where fewest of it are, then of others."""
     heights = np.add.outer(np.arange(number), held)
-    lowest = np.argsort(heights, axis=None, kind="stable")[:number]
+    # Without the others, all classes of a sample or two would meet in the first folds.
+    lowest = np.lexsort((np.broadcast_to(others, heights.shape).ravel(), heights.ravel()))[:number]
     return random.permutation(lowest % len(held))
 
 

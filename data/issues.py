@@ -90,7 +90,9 @@ def transition(labels: np.ndarray, judged: np.ndarray) -> np.ndarray:
         probabilities = judged[:, present] / np.maximum(judged[:, present].sum(1, keepdims=True), 1e-12)
         confident = compute_confident_joint(within, probabilities)
         joint = estimate_joint(within, probabilities, confident_joint=confident)
-        found[np.ix_(present, present)] = (joint / np.maximum(joint.sum(0), 1e-12)).T
+        # A class of a sample or two may have no confident one: nothing says that its labels go astray.
+        met = joint.sum(0) > 0
+        found[np.ix_(present[met], present)] = (joint[:, met] / joint[:, met].sum(0)).T
     return found
 
 

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 
-from winnow.data import folds, issues, noise, opinions, slices, systematic
+from winnow.data import folds, guards, issues, noise, opinions, slices, systematic
 from winnow.data.intervals import wilson
 from winnow.data.neighbours import Graph
 from winnow.data.opinions import Evidence, Pool
@@ -88,6 +88,7 @@ def judge_labels(
     said = opinions.of_strangers(evidence, pool, fold["random"], judge.inverse_penalty)
     shares = opinions.weigh(said, pool)
     judged, voted = opinions.mix(said, shares), opinions.mix(said, shares, models=[opinions.VOTE])
+    guards.refuse_other_order(pool.given[rows], judged[rows], classes)
     model = _noise(judged[rows], pool.given[rows], seed)
 
     table = _unjudged(manifest)

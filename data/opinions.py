@@ -54,10 +54,13 @@ def of_strangers(evidence: Mapping[str, Evidence], pool: Pool, fold: np.ndarray,
         penalty: C of the logistic regression.
 
     Returns:
-        The opinion of each model on each evidence; `asked` rows are judged by a model of all folds.
+        The opinion of each model on each evidence; `asked` rows are judged by a model of all folds. Zeros
+        where a sample is neither judged nor asked.
     """
     found: Opinions = {}
     learned = pool.judged[pool.trusted[pool.judged] >= 0]
+    heard = np.zeros(len(fold), bool)
+    heard[pool.judged] = heard[pool.asked] = True
     for name, (vectors, graph) in evidence.items():
         for model_name, model in _models(vectors, penalty):
             opinion = folds.out_of_fold(model, vectors, pool.trusted, fold, pool.classes)
@@ -66,7 +69,8 @@ def of_strangers(evidence: Mapping[str, Evidence], pool: Pool, fold: np.ndarray,
                     model, vectors[learned], pool.trusted[learned], vectors[pool.asked], pool.classes
                 )
             found[name, model_name] = opinion
-        found[name, VOTE] = folds.vote(graph, pool.trusted, fold, pool.classes)
+        voted = folds.vote(graph, pool.trusted, fold, pool.classes)
+        found[name, VOTE] = np.where(heard[:, None], voted, 0)
     return found
 
 
