@@ -74,6 +74,7 @@ def summary(manifest: pd.DataFrame, issues: pd.DataFrame, checks: list[dict[str,
             {"a": "4", "b": "9", "n": 812, "share": 0.041},
             {"a": "3", "b": "8", "n": 640, "share": 0.032},
         ],
+        "cells_reason": "",
         "cells": [
             {
                 "group": f"writer {i:03}",

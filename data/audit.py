@@ -96,7 +96,8 @@ def main(
     exact = duplicates.exact_sets(prints.identity)
     alike = duplicates.near_sets(prints.signature, exact, min_agreement=modality.min_agreement)
     trusted = _trusted(manifest, labels, ingest)
-    once, same = _representatives(exact, trusted.notna().to_numpy())
+    # Of equal samples, one that has a vote stands for all.
+    once, same = _representatives(exact, (trusted.notna() & (manifest["split"] != "test")).to_numpy())
     with threadpool_limits(1):  # two BLAS threads on a busy machine made folds 70 times slower
         evidence, around = {}, None
         for name, folder in {vectors.name: vectors, "descriptors": ingest / "descriptors"}.items():

@@ -112,7 +112,9 @@ def cells(summary: Mapping[str, Any], number: int) -> Chapter:
     """Read the groups whose labels of a class look wrong as a whole."""
 
     def build() -> dict[str, Any]:
-        found = summary["cells"]
+        found, reason = summary["cells"], summary["cells_reason"]
+        if reason:
+            return {"status": SKIPPED, "reason": reason}
         keys = ("group", "label", "n", "suggested", "probability")
         rows = [{key: row[key] for key in keys} for row in found[:_CELLS]]
         return {"n": len(found), "rows": rows}

@@ -59,8 +59,8 @@ def of_strangers(evidence: Mapping[str, Evidence], pool: Pool, fold: np.ndarray,
     """
     found: Opinions = {}
     learned = pool.judged[pool.trusted[pool.judged] >= 0]
-    heard = np.zeros(len(fold), bool)
-    heard[pool.judged] = heard[pool.asked] = True
+    wanted = np.zeros(len(fold), bool)
+    wanted[pool.judged] = wanted[pool.asked] = True
     for name, (vectors, graph) in evidence.items():
         for model_name, model in _models(vectors, penalty):
             opinion = folds.out_of_fold(model, vectors, pool.trusted, fold, pool.classes)
@@ -70,7 +70,7 @@ def of_strangers(evidence: Mapping[str, Evidence], pool: Pool, fold: np.ndarray,
                 )
             found[name, model_name] = opinion
         voted = folds.vote(graph, pool.trusted, fold, pool.classes)
-        found[name, VOTE] = np.where(heard[:, None], voted, 0)
+        found[name, VOTE] = np.where(wanted[:, None], voted, 0)
     return found
 
 

@@ -31,7 +31,7 @@ from winnow.data import (
     store,
     wording,
 )
-from winnow.data.gates import Limits
+from winnow.data.gates import Limits, told
 from winnow.data.modality import Modality
 from winnow.data.stage import run
 
@@ -89,7 +89,7 @@ def main(
     (out / "report.html").write_text(render(report, made), encoding="utf-8")
     store.write_json(out / "metrics.json", metrics(report))
     for gate in report["gates"]:
-        _log.info("%-8s %s: %s", gate["status"], gate["title"], gate["text"])
+        _log.info("%-8s %s", gate["status"], told(gate))
 
 
 def gather(
@@ -159,7 +159,7 @@ def _section(
 ) -> dict[str, Any]:
     """Give a section the status that needs attention first, with its reason."""
     parts = [(report[name]["status"], report[name]["reason"]) for name in own]
-    parts += [(gate["status"], gates.told(gate)) for gate in report["gates"] if gate["section"] == key]
+    parts += [(gate["status"], told(gate)) for gate in report["gates"] if gate["section"] == key]
     status = gates.worst(status for status, _ in parts) if parts else chapters.OK
     reason = "; ".join(reason for one, reason in parts if one == status and reason)
     status = chapters.OK if status == gates.PASS else status

@@ -148,6 +148,7 @@ def summary(number: int) -> dict[str, Any]:
         "scheme_accuracy": [{"name": "random", "value": 0.9, "low": 0.8, "high": 0.95, "n": 60}],
         "noise": {"off_diagonal": 0.08, "calibrated": 0.1, "posterior": 0.09},
         "pairs": [{"a": "bread", "b": EVIL, "n": 6, "share": 0.1}],
+        "cells_reason": "",
         "cells": [
             {"group": f"group {EVIL}", "label": "bread", "n": 9, "suggested": EVIL, "probability": 0.87}
         ],

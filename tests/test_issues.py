@@ -13,7 +13,7 @@ from PIL import Image
 from sklearn.datasets import load_digits
 
 from winnow.data import issues
-from winnow.data.stage import BadInput
+from winnow.data.neighbours import Vectors, graph
 from winnow.data.text import Text
 from winnow.data.vision import Vision
 
@@ -37,79 +37,90 @@ def planted(size: int = 300, classes: int = 4, wrong: int = 24) -> tuple[np.ndar
     return given, probabilities(true, classes), rows
 
 
-def test_planted_labels_are_flagged_and_corrected_by_all_detectors() -> None:
+def test_planted_labels_are_flagged_by_all_detectors_and_counted() -> None:
     given, beliefs, rows = planted()
-    found = issues.label_issues(given, beliefs, beliefs)
-    assert set(np.flatnonzero(found.flagged)) == set(rows)
-    assert (found.suggested[rows] == (given[rows] - 1) % 4).all()
-    assert (found.detectors[rows] == 3).all()
-    assert found.quality[rows].max() < np.delete(found.quality, rows).min()
-    assert ((found.quality >= 0) & (found.quality <= 1)).all()
-    np.testing.assert_allclose(found.confidence, beliefs.max(1))
+    found = issues.detect(given, beliefs, beliefs)
+    for flags in (found.by_margin, found.by_filter, found.by_neighbours):
+        assert set(np.flatnonzero(flags)) == set(rows)
+    assert found.off_diagonal == pytest.approx(24 / 300) == found.calibrated
 
 
 @given(st.integers(0, 10**6))
-def test_what_is_flagged_is_the_calibrated_number_of_lowest_margins(seed: int) -> None:
+def test_by_margin_is_the_calibrated_number_of_lowest_margins(seed: int) -> None:
     random = np.random.default_rng(seed)
     given = np.arange(120) % 3
-    beliefs = random.dirichlet(np.ones(3), 120) + 1.2 * np.eye(3)[given]
+    beliefs = random.dirichlet(np.ones(3), 120) + random.choice([0.3, 1.2]) * np.eye(3)[given]
     beliefs /= beliefs.sum(1, keepdims=True)
-    found = issues.label_issues(given, beliefs, beliefs)
-    mine = beliefs[np.arange(120), given]
-    other = np.where(np.eye(3)[given] == 1, -np.inf, beliefs).max(1)
-    np.testing.assert_allclose(found.quality, (mine - other + 1) / 2)
+    found = issues.detect(given, beliefs, beliefs)
+    margin = beliefs[np.arange(120), given] - np.where(np.eye(3)[given] == 1, -np.inf, beliefs).max(1)
     count = num_label_issues(given, beliefs, estimation_method="off_diagonal_calibrated")
+    assert found.calibrated == pytest.approx(count / 120)
     suspects = beliefs.argmax(1) != given
-    assert found.flagged.sum() == min(count, suspects.sum())
-    assert (suspects | ~found.flagged).all()
-    kept = suspects & ~found.flagged
-    if found.flagged.any() and kept.any():
-        assert found.quality[found.flagged].max() <= found.quality[kept].min()
+    assert found.by_margin.sum() == min(count, suspects.sum())
+    assert (suspects | ~found.by_margin).all()
+    kept = suspects & ~found.by_margin
+    if found.by_margin.any() and kept.any():
+        assert margin[found.by_margin].max() <= margin[kept].min()
 
 
-def test_a_detector_for_each_of_ranking_pruning_and_the_neighbours() -> None:
+def test_neighbours_flag_by_themselves_and_only_by_more_than_half_of_their_votes() -> None:
     given, beliefs, rows = planted()
     voted = probabilities(given, 4)  # the neighbours believe what is given
-    doubtful = np.setdiff1d(np.arange(300), rows)[0]
-    voted[doubtful] = np.eye(4)[(given[doubtful] + 1) % 4]
-    found = issues.label_issues(given, beliefs, voted)
+    sure, torn = np.setdiff1d(np.arange(300), rows)[:2]
+    other = np.eye(4)[(given + 1) % 4]
+    voted[sure] = 0.49 * np.eye(4)[given[sure]] + 0.51 * other[sure]
+    voted[torn] = 0.5 * other[torn] + 0.3 * np.eye(4)[given[torn]] + 0.2 * np.eye(4)[(given[torn] + 2) % 4]
+    found = issues.detect(given, beliefs, voted)
+    assert np.flatnonzero(found.by_neighbours).tolist() == [sure]
+    assert set(np.flatnonzero(found.by_margin)) == set(np.flatnonzero(found.by_filter)) == set(rows)
     pruned = find_label_issues(given, beliefs, filter_by="prune_by_noise_rate", n_jobs=1)
-    np.testing.assert_array_equal(
-        found.detectors,
-        found.flagged.astype(int) + pruned + (np.arange(300) == doubtful),
-    )
+    np.testing.assert_array_equal(found.by_filter, pruned)
+
+
+def test_a_class_of_a_sample_is_no_warning() -> None:
+    # Warnings are errors.
+    given, beliefs, rows = planted()
+    given, beliefs = np.append(given, 4), np.pad(beliefs, ((0, 1), (0, 1)), constant_values=0.2)
+    beliefs /= beliefs.sum(1, keepdims=True)
+    assert issues.detect(given, beliefs, beliefs).by_filter[rows].mean() > 0.9
 
 
 def test_what_are_no_probabilities_is_an_error() -> None:
     given, beliefs, _ = planted()
     with pytest.raises(ValueError, match="do not sum to 1"):
-        issues.label_issues(given, beliefs * 2, beliefs)
+        issues.detect(given, beliefs * 2, beliefs)
     with pytest.raises(ValueError, match="4 classes, but labels of 3"):
-        issues.label_issues(given[given < 3], beliefs[given < 3], beliefs[given < 3])
+        issues.detect(given[given < 3], beliefs[given < 3], beliefs[given < 3])
 
 
-def test_noise_of_a_class_is_what_was_planted_in_it() -> None:
+def test_the_transition_is_what_was_planted() -> None:
     true = np.repeat([0, 1, 2], 200)
     given = true.copy()
-    given[:40] = 1  # a fifth of class 0 is called 1: 40 of the 240 that are called 1 are wrong
+    given[:40] = 1  # a fifth of class 0 is called 1
     beliefs = np.where(np.eye(3)[true] == 1, 0.9, 0.05)
-    noise = issues.class_noise(given, beliefs)
-    assert noise == pytest.approx([0, 40 / 240, 0], abs=0.01)
+    known = [[0.8, 0.2, 0], [0, 1, 0], [0, 0, 1]]
+    np.testing.assert_allclose(issues.transition(given, beliefs), known, atol=0.01)
+    # Classes without a sample, here 0 and 4, keep their labels.
+    more = np.eye(5)
+    more[1:4, 1:4] = known
+    wide = np.pad(beliefs * 0.98, ((0, 0), (1, 1)), constant_values=0.01)
+    np.testing.assert_allclose(issues.transition(given + 1, wide), more, atol=0.01)
 
 
-@given(st.lists(st.binary(max_size=1), max_size=12))
-def test_exact_sets_are_equal_payloads_numbered_by_first_member(payloads: list[bytes]) -> None:
-    found = issues.exact_sets(payloads)
-    known, numbers = [], {}
-    for payload in payloads:
-        if payloads.count(payload) == 1:
-            known.append(-1)
-        else:
-            known.append(numbers.setdefault(payload, len(numbers)))
-    assert found.tolist() == known
+def test_of_a_single_class_every_label_stays() -> None:
+    np.testing.assert_array_equal(issues.transition(np.ones(5, int), np.full((5, 3), 1 / 3)), np.eye(3))
 
 
-ALONE = np.full(300, -1)
+@given(st.integers(0, 10**6), st.integers(2, 6), st.integers(3, 50), st.sampled_from([0.05, 0.3, 1, 3]))
+def test_every_row_of_a_transition_is_a_distribution(
+    seed: int, classes: int, size: int, vague: float
+) -> None:
+    # Among few samples there are classes that no confident one belongs to.
+    random = np.random.default_rng(seed)
+    beliefs = random.dirichlet(np.full(classes, vague), size)
+    found = issues.transition(random.integers(0, classes, size), beliefs)
+    assert (found >= 0).all()
+    np.testing.assert_allclose(found.sum(1), 1)
 
 
 def crowd(extra: np.ndarray, seed: int = 0) -> np.ndarray:
@@ -117,8 +128,10 @@ def crowd(extra: np.ndarray, seed: int = 0) -> np.ndarray:
     return np.concatenate([points, extra])
 
 
-def look(vectors: issues.Vectors, exact: np.ndarray = ALONE, k: int = 10) -> issues.Neighbourhood:
-    return issues.neighbourhood(vectors, exact, k=k, near_fraction=0.13)
+def look(vectors: Vectors, k: int = 10) -> issues.Neighbourhood:
+    """Look at vectors as the audit does."""
+    found = graph(issues.comparable(vectors), k=k, exact_up_to=10_000, seed=0)
+    return issues.neighbourhood(found, near_fraction=0.13)
 
 
 @pytest.mark.parametrize("offset", [0.0, 100.0], ids=["centred", "shifted"])
@@ -174,7 +187,7 @@ def described(image: np.ndarray) -> np.ndarray:
 @pytest.mark.parametrize("number", [1, 5, 17])
 def test_noise_among_digits_is_found_even_if_there_are_more_than_neighbours(number: int) -> None:
     vectors, _ = noisy_digits(number)
-    found = look(vectors, np.full(len(vectors), -1))
+    found = look(vectors)
     assert found.outlier[600:].all()
     assert found.outlier[:600].mean() < 0.02
 
@@ -186,7 +199,7 @@ def test_digits_with_a_breath_of_noise_are_near_duplicates_and_different_digits_
     twins = [
         described(np.clip(images[i] + random.normal(0, 1, (8, 8)), 0, 255).astype(np.uint8)) for i in chosen
     ]
-    found = look(np.concatenate([vectors, twins]), np.full(630, -1)).near_set
+    found = look(np.concatenate([vectors, twins])).near_set
     together = (found[600:] >= 0) & (found[600:] == found[chosen])
     assert together.mean() >= 0.9
     assert (found[:600] >= 0).sum() <= 30 + 6
@@ -200,19 +213,11 @@ def test_gibberish_among_texts_is_an_outlier_and_a_text_less_a_word_is_a_near_du
     twin = [texts[7].rsplit(" ", 1)[0]]
     text = Text(length=16, vocabulary=64)
     dense = np.stack([text.descriptor(t.encode()) for t in [*texts, *strange, *twin]])
-    found = look(scipy.sparse.csr_array(dense), np.full(202, -1))
+    found = look(scipy.sparse.csr_array(dense))
     assert found.outlier[200]
     assert not found.outlier[:200].any()
     assert found.near_set[201] == found.near_set[7] >= 0
     assert (found.near_set >= 0).sum() == 2
-
-
-def test_sparse_and_dense_vectors_have_the_same_neighbours() -> None:
-    vectors = np.maximum(crowd(8 * np.eye(6)[:5]), 0)
-    vectors /= vectors.std(0)
-    dense, sparse = look(vectors), look(scipy.sparse.csr_array(vectors))
-    np.testing.assert_allclose(dense.outlier_score, sparse.outlier_score, atol=1e-6)
-    assert (dense.near_set == sparse.near_set).all() and (dense.outlier == sparse.outlier).all()
 
 
 def test_near_duplicates_are_what_a_naive_loop_finds() -> None:
@@ -229,35 +234,45 @@ def test_near_duplicates_are_what_a_naive_loop_finds() -> None:
         assert found[i] == found[j]
 
 
-def test_equal_samples_count_once_and_share_what_is_said_of_them() -> None:
-    # Most are copies: their zero distances would be the median, and nothing would be near or far.
-    random = np.random.default_rng(0)
-    different = random.normal(size=(60, 3))
-    different[0] = 40.0
-    different[1] = different[2] + 1e-3
-    copies = np.repeat(np.arange(60), 5)
-    found = look(different[copies], copies)
-    once = look(different, np.full(60, -1))
-    for part, known in zip(found, once, strict=True):
-        np.testing.assert_array_equal(part, known[copies])
-    assert once.outlier[0] and once.near_set[1] == once.near_set[2] >= 0
+def test_near_sets_are_numbered_by_first_member_and_nearness_is_passed_on() -> None:
+    vectors = crowd(np.empty((0, 6)))
+    vectors[[250, 20]] = vectors[5] + np.array([[0.1], [0.2]]) * np.eye(6)[0]
+    vectors[4] = vectors[8] + 0.01
+    found = look(vectors).near_set
+    assert found[[4, 8]].tolist() == [0, 0] and found[[5, 20, 250]].tolist() == [1, 1, 1]
+    assert (found >= 0).sum() == 5
 
 
-def test_the_first_of_a_set_need_not_be_the_first_of_all() -> None:
-    vectors = crowd(np.zeros((2, 4)))
-    exact = ALONE.copy()
-    exact[[5, 9]] = 0
-    vectors[9] = vectors[5]
-    found = look(vectors, exact)
-    assert found.outlier_score[5] == found.outlier_score[9] > 0
+def test_a_larger_fraction_calls_more_samples_near() -> None:
+    found = graph(crowd(np.empty((0, 6))).astype(np.float32), k=10, exact_up_to=1000, seed=0)
+    near = [(issues.neighbourhood(found, fraction).near_set >= 0) for fraction in (0.01, 0.4, 1.2)]
+    assert near[0].sum() < near[1].sum() < near[2].sum()
+    assert not (near[0] & ~near[1]).any() and not (near[1] & ~near[2]).any()
 
 
 @given(arrays(float, (14, 3), elements=st.floats(-5, 5)))
 def test_any_vectors_have_finite_scores(vectors: np.ndarray) -> None:
-    found = look(vectors, np.full(14, -1), k=3)
+    found = look(vectors, k=3)
     assert ((found.outlier_score >= 0) & (found.outlier_score <= 1)).all()
 
 
-def test_fewer_different_samples_than_neighbours_is_an_error_with_both_numbers() -> None:
-    with pytest.raises(BadInput, match="2 different samples are too few for 10 neighbours"):
-        look(np.zeros((12, 3)), np.array([0] * 11 + [-1]))
+def test_features_that_vary_weigh_the_same_and_those_that_hardly_do_less() -> None:
+    random = np.random.default_rng(0)
+    vectors = random.normal(5, [1, 10, 100, 1e-3, 0], (500, 5))
+    found = issues.comparable(vectors)
+    assert isinstance(found, np.ndarray) and found.dtype == np.float32
+    spread = found.std(axis=0)
+    np.testing.assert_allclose(spread[1:3], 1, rtol=1e-3)
+    assert spread[3] < 1e-3 and len(set(found[:, 4])) == 1
+    still = np.full((4, 2), 7.0)
+    np.testing.assert_array_equal(issues.comparable(still), still)
+
+
+def test_sparse_vectors_are_brought_to_one_length_and_rare_words_count_more() -> None:
+    counts = np.array([[3, 3, 0], [1, 0, 2], [5, 0, 0], [2, 0, 1]], float)
+    found = issues.comparable(scipy.sparse.csr_array(counts))
+    assert scipy.sparse.issparse(found)
+    dense = found.toarray()
+    np.testing.assert_allclose(np.linalg.norm(dense, axis=1), 1)
+    assert dense[0, 1] > dense[0, 0] > 0  # as often, but in one text only
+    np.testing.assert_array_equal(dense > 0, counts > 0)

@@ -60,6 +60,10 @@ def shrink(kind: Kind) -> dict[str, Any]:
     }
     section["pretrain"]["monitor"] |= {"every_steps": 2, "samples": 16, "grace": 1.0}
     section["distill"]["model"]["layers"] = [0, 1]
+    section["effect"]["probe"]["seeds"] = 2
+    section["effect"]["finetune"] |= {"seeds": 2, "steps": 2, "batch_size": 4}
+    # So few deals can show nothing at the project's own rate of false discoveries.
+    section["drift"] |= {"permutations": 99, "alpha": 0.5, "projections": 4}
     section["prune"]["schedule"]["frequency"] = 1
     section["evaluate"] |= {"resamples": 200, "warmup": 1, "rounds": 3}
     section["report"]["examples"] = 4
@@ -94,7 +98,9 @@ def run_all(kind: Kind, raw: Path, root: Path) -> Path:
     root.mkdir(parents=True, exist_ok=True)
     (root / "params.yaml").write_text(yaml.safe_dump({kind.name: shrink(kind)}))
     (root / "reviews").mkdir()
-    (root / "reviews" / f"{kind.name}.csv").write_text("id,action,label,reviewer,note\n")
+    (root / "reviews" / f"{kind.name}.csv").write_text("id,action,label,reviewer,note,stratum\n")
+    (root / "accepted").mkdir()
+    (root / "accepted" / f"{kind.name}.json").write_text("{}\n")
     before, threads = signal.getsignal(signal.SIGTERM), torch.get_num_threads()
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(root)
