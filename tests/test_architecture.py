@@ -118,7 +118,9 @@ def read_step(stage: Any) -> Step:
     return Step(stage.addressing, Module(folder, name), words, files, params, outs)
 
 
-STEPS = [read_step(stage) for stage in Repo(str(ROOT)).index.stages]
+# As DVC reads it, in a checkout without git too.
+PIPELINE = Repo(str(ROOT), config={"core": {"no_scm": True}}).index
+STEPS = [read_step(stage) for stage in PIPELINE.stages]
 
 
 def within(path: str, folder: str) -> bool:

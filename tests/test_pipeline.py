@@ -15,8 +15,7 @@ import pytest
 import torch
 import yaml
 from conftest import KINDS, Kind
-from dvc.repo import Repo
-from test_architecture import PARAMS, ROOT, STEPS, Step, within
+from test_architecture import PARAMS, PIPELINE, STEPS, Step, within
 from test_page import require_self_contained
 
 from winnow.data import alert, stage, store
@@ -184,7 +183,7 @@ def test_everything_that_measures_no_time_is_bit_identical_from_run_to_run(
 
 
 def test_dvc_sees_one_pipeline_without_circles() -> None:
-    graph = Repo(str(ROOT)).index.graph
+    graph = PIPELINE.graph
     assert networkx.is_directed_acyclic_graph(graph)
     assert networkx.is_weakly_connected(graph)
     assert len(graph) == len(STEPS)
