@@ -98,9 +98,10 @@ def judge_labels(
             continue
         true[part] = fitted.true(judged[part], pool.given[part])
         wrong[part] = fitted.wrong(judged[part], pool.given[part])
-        _detect(table, part, pool.given[part], judged[part], voted[part])
+    detected = _detect(table, rows, pool, judged, voted)
+    if len(np.unique(pool.given[pool.asked])) > 1:
+        _detect(table, pool.asked, pool, judged, voted)
     suggested, sure = true.argmax(1), true.max(1)
-    detected = issues.detect(*_present(pool.given[rows], judged[rows], voted[rows]))
 
     families = folds.kin(groups, duplicate)
     met = len(np.unique(families[rows][groups[rows] >= 0]))
@@ -113,7 +114,7 @@ def judge_labels(
             evidence, pool, fold["grouped"], judge.inverse_penalty, judge.neighbours, exact_up_to
         )
         accuracy["grouped"] = opinions.mix(apart, opinions.weigh(apart, pool))
-        best = max(evidence, key=lambda name: sum(s for key, s in shares.items() if key[0] == name))
+        best = max(evidence, key=lambda name: _share(name, shares))
         group_wise = systematic.look(
             accuracy["grouped"][rows], pool.given[rows], groups[rows], _within(evidence[best].graph, rows)
         )
@@ -205,13 +206,12 @@ def _present(labels: np.ndarray, *probabilities: np.ndarray) -> tuple[np.ndarray
 
 
 def _detect(
-    table: pd.DataFrame, rows: np.ndarray, labels: np.ndarray, judged: np.ndarray, voted: np.ndarray
-) -> None:
-    if len(np.unique(labels)) < 2:
-        return
-    found = issues.detect(*_present(labels, judged, voted))
+    table: pd.DataFrame, rows: np.ndarray, pool: Pool, judged: np.ndarray, voted: np.ndarray
+) -> issues.Detected:
+    found = issues.detect(*_present(pool.given[rows], judged[rows], voted[rows]))
     for name in ("by_margin", "by_filter", "by_neighbours"):
         table.loc[rows, name] = getattr(found, name)
+    return found
 
 
 def _within(graph: Graph, rows: np.ndarray) -> Graph:
