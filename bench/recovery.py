@@ -80,6 +80,7 @@ class Desk:
             self.modality, self.ingest, labels, vectors, audited, judge=Judge(**own["judge"]),
             near_fraction=own["near_fraction"], exact_neighbours_up_to=own["exact_neighbours_up_to"],
             min_class_share=own["min_class_share"], slicing=Slicing(**own["slicing"]), seed=self.seed,
+            engine="local", workers=1,
             checks={name: Check(**check) for name, check in own["checks"].items()},
         )  # fmt: skip
         asked = round(BUDGET / 2 * self.free.sum())

@@ -13,6 +13,7 @@ import pandas as pd
 from threadpoolctl import threadpool_limits
 
 from winnow.data import annotators, duplicates, folds, issues, neighbours, store
+from winnow.data.engine import Engine, Workers
 from winnow.data.intervals import wilson
 from winnow.data.judge import Judge, Judged, judge_labels
 from winnow.data.modality import Modality
@@ -67,6 +68,8 @@ def main(
     checks: dict[str, Check],
     slicing: Slicing,
     seed: int,
+    engine: Engine,
+    workers: int,
 ) -> None:
     """Look at every sample with the evidence of one round.
 
@@ -90,12 +93,14 @@ def main(
         checks: issues by what the modality measured.
         slicing: how errors are broken down by class, group and measure.
         seed: of folds, and of the search for neighbours.
+        engine: where models are fitted and neighbours looked for: "local", or "ray" for a Ray cluster.
+        workers: processes at a time; 1 with "local" is this one.
     """
     manifest = store.read_table(ingest / "manifest.parquet")
     prints = store.read_fingerprints(ingest, manifest["id"])
     exact = duplicates.exact_sets(prints.identity)
     alike = duplicates.near_sets(prints.signature, exact, min_agreement=modality.min_agreement)
-    trusted = _trusted(manifest, labels, ingest)
+    trusted, crew = _trusted(manifest, labels, ingest), Workers(engine, workers)
     # Of equal samples, one that has a vote stands for all.
     once, same = _representatives(exact, (trusted.notna() & (manifest["split"] != "test")).to_numpy())
     with threadpool_limits(1):  # two BLAS threads on a busy machine made folds 70 times slower
@@ -106,7 +111,7 @@ def main(
                 raise BadInput(f"{len(once)} different samples are too few for {judge.neighbours} neighbours")
             graph = neighbours.graph(
                 issues.comparable(found)[once], k=judge.neighbours,
-                exact_up_to=exact_neighbours_up_to, seed=seed,
+                exact_up_to=exact_neighbours_up_to, seed=seed, workers=crew,
             )  # fmt: skip
             # The round's own evidence comes first: it says who is near, and who is far out.
             around = around or issues.neighbourhood(graph, near_fraction)
@@ -115,7 +120,7 @@ def main(
         assert around is not None
         near_set = duplicates.numbered(folds.kin(alike, around.near_set[same]))
         twins = folds.kin(exact, near_set)
-        judged = judge_labels(manifest, evidence, trusted, twins, judge, exact_neighbours_up_to, seed)
+        judged = judge_labels(manifest, evidence, trusted, twins, judge, exact_neighbours_up_to, seed, crew)
     table, summary = judged.table, judged.summary
     voices = annotators.consensus(
         store.read_table(ingest / "annotations.parquet"), manifest["id"].tolist(),

@@ -1,10 +1,12 @@
 """Out-of-fold predictions: what a model thinks of samples when it met neither them nor their kin."""
 
 import warnings
+from typing import NamedTuple
 
 import numpy as np
 import scipy.sparse
 from scipy.sparse.csgraph import connected_components
+from sklearn.base import clone
 from sklearn.feature_extraction.text import TfidfTransformer
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import StratifiedGroupKFold
@@ -13,6 +15,7 @@ from sklearn.neighbors import KNeighborsClassifier
 from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import Normalizer, StandardScaler
 
+from winnow.data.engine import HERE, Workers, calls
 from winnow.data.neighbours import Graph, Vectors
 from winnow.data.stage import BadInput
 
@@ -46,8 +49,9 @@ def kin(*columns: np.ndarray) -> np.ndarray:
 def linear(vectors: Vectors, inverse_penalty: float) -> Pipeline:
     """Make an unfitted logistic regression that suits the vectors: TF-IDF if they are sparse."""
     regression = LogisticRegression(C=inverse_penalty, max_iter=300)
-    scale = TfidfTransformer() if scipy.sparse.issparse(vectors) else StandardScaler()
-    return make_pipeline(scale, Normalizer(), regression)
+    if scipy.sparse.issparse(vectors):
+        return make_pipeline(TfidfTransformer(), regression)  # which makes vectors of length 1, too
+    return make_pipeline(StandardScaler(), Normalizer(), regression)
 
 
 def counting(vectors: Vectors) -> Pipeline:
@@ -164,8 +168,28 @@ def _fill(held: np.ndarray, others: np.ndarray, number: int, random: np.random.G
     return random.permutation(lowest % len(held))
 
 
+class _Exam(NamedTuple):
+    model: Pipeline
+    vectors: Vectors
+    trusted: np.ndarray
+    fold: np.ndarray
+    asked: np.ndarray
+    classes: int
+
+    def rows(self, number: int) -> np.ndarray:
+        """Give who is predicted together: a fold, and after the last one those who are in none."""
+        return np.flatnonzero(self.fold == number) if number <= self.fold.max() else self.asked
+
+
 def out_of_fold(
-    model: Pipeline, vectors: Vectors, trusted: np.ndarray, fold: np.ndarray, classes: int
+    model: Pipeline,
+    vectors: Vectors,
+    trusted: np.ndarray,
+    fold: np.ndarray,
+    classes: int,
+    *,
+    asked: np.ndarray | None = None,
+    workers: Workers = HERE,
 ) -> np.ndarray:
     """Predict every sample by a model that saw neither it nor its kin.
 
@@ -173,20 +197,27 @@ def out_of_fold(
         model: unfitted; fitted anew for each fold.
         vectors: one row per sample.
         trusted: class index to learn from, -1 where a sample is not to be learned from.
-        fold: of each sample, as `deal` gives it; -1 for samples that are not predicted nor learned from.
+        fold: of each sample, as `deal` gives it; -1 for samples that are not learned from.
         classes: number of classes.
+        asked: rows in no fold, that a model of all folds predicts.
+        workers: who fits.
 
     Returns:
-        Probabilities `[sample, class]`; zeros where there is no fold.
+        Probabilities `[sample, class]`; zeros for those in no fold that are not asked.
     """
+    exam = _Exam(model, vectors, trusted, fold, np.zeros(0, int) if asked is None else asked, classes)
+    numbers = range(fold.max() + 1 + (len(exam.asked) > 0))
     probabilities = np.zeros((len(fold), classes), np.float32)
-    for number in range(fold.max() + 1):
-        learned = np.flatnonzero((fold >= 0) & (fold != number) & (trusted >= 0))
-        held_out = np.flatnonzero(fold == number)
-        probabilities[held_out] = fit_predict(
-            model, vectors[learned], trusted[learned], vectors[held_out], classes
-        )
+    for number, found in zip(numbers, calls(_predict, exam, numbers, workers), strict=True):
+        probabilities[exam.rows(number)] = found
     return probabilities
+
+
+def _predict(exam: _Exam, number: int) -> np.ndarray:
+    learned = np.flatnonzero((exam.fold >= 0) & (exam.fold != number) & (exam.trusted >= 0))
+    given, asked = exam.vectors[learned], exam.vectors[exam.rows(number)]
+    found = fit_predict(clone(exam.model), given, exam.trusted[learned], asked, exam.classes)
+    return found.astype(np.float32)
 
 
 def mixture(likelihoods: list[np.ndarray]) -> np.ndarray:

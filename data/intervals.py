@@ -1,9 +1,9 @@
 """How sure a measured share is: intervals that every report prints beside its numbers."""
 
 from collections.abc import Sequence
+from statistics import NormalDist
 
 import numpy as np
-from scipy.stats import false_discovery_control, norm
 
 
 def wilson(successes: int, trials: int, level: float = 0.95) -> tuple[float, float]:
@@ -13,7 +13,7 @@ def wilson(successes: int, trials: int, level: float = 0.95) -> tuple[float, flo
     """
     if trials == 0:
         return 0.0, 1.0
-    z = float(norm.ppf(0.5 + level / 2))
+    z = NormalDist().inv_cdf(0.5 + level / 2)
     share = successes / trials
     centre = (share + z * z / (2 * trials)) / (1 + z * z / trials)
     spread = share * (1 - share) / trials + z * z / (4 * trials * trials)
@@ -54,6 +54,8 @@ def false_discovery_rates(p: Sequence[float]) -> np.ndarray:
 
     Paper: Controlling the false discovery rate (Benjamini and Hochberg 1995).
     """
+    from scipy.stats import false_discovery_control  # half a second, which most stages need not wait
+
     return false_discovery_control(p, method="bh") if len(p) else np.zeros(0)
 
 

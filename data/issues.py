@@ -13,8 +13,9 @@ import scipy.sparse
 from scipy.sparse.csgraph import connected_components
 from sklearn.feature_extraction.text import TfidfTransformer
 
-from winnow.data import duplicates
+from winnow.data import duplicates, noise
 from winnow.data.neighbours import Graph, Vectors
+from winnow.data.noise import NoiseModel
 
 with warnings.catch_warnings():
     # Importing cleanlab silences every warning of the process; leaving this block undoes that.
@@ -94,6 +95,17 @@ def transition(labels: np.ndarray, judged: np.ndarray) -> np.ndarray:
         met = joint.sum(0) > 0
         found[np.ix_(present[met], present)] = (joint[:, met] / joint[:, met].sum(0)).T
     return found
+
+
+def noise_model(judged: np.ndarray, labels: np.ndarray, seed: int) -> NoiseModel:
+    """Fit how labels went wrong, beginning with the confident joint.
+
+    Args:
+        judged: out-of-fold probabilities `[sample, class]`.
+        labels: class index of each sample, as given.
+        seed: of the samples that are fitted to, if there are very many.
+    """
+    return noise.fit(judged, labels, transition(labels, judged), seed=seed)
 
 
 class Neighbourhood(NamedTuple):

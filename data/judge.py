@@ -7,14 +7,13 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 
-from winnow.data import folds, guards, issues, noise, opinions, slices, systematic
-from winnow.data.intervals import wilson
+from winnow.data import folds, guards, issues, label_summary, noise, opinions, slices, systematic
+from winnow.data.engine import HERE, Workers
 from winnow.data.neighbours import Graph
 from winnow.data.opinions import Evidence, Pool
 from winnow.data.stage import BadInput
 
 DETECTORS = ("by_margin", "by_filter", "by_neighbours", "by_group")
-_MOST_PAIRS = 20  # of confused or ambiguous classes in the summary
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,6 +57,7 @@ def judge_labels(
     judge: Judge,
     exact_up_to: int,
     seed: int,
+    workers: Workers = HERE,
 ) -> Judged:
     """Judge all labels.
 
@@ -73,6 +73,7 @@ def judge_labels(
         judge: the model.
         exact_up_to: samples beyond which neighbours in other groups are not looked for.
         seed: of the folds.
+        workers: who fits the models.
 
     Raises:
         BadInput: if there is but one class.
@@ -85,11 +86,11 @@ def judge_labels(
     groups = pd.factorize(manifest["group"])[0]
 
     fold = {"random": _deal(pool, duplicate, judge.folds, seed)}
-    said = opinions.of_strangers(evidence, pool, fold["random"], judge.inverse_penalty)
+    said = opinions.of_strangers(evidence, pool, fold["random"], judge.inverse_penalty, workers)
     shares = opinions.weigh(said, pool)
     judged, voted = opinions.mix(said, shares), opinions.mix(said, shares, models=[opinions.VOTE])
     guards.refuse_other_order(pool.given[rows], judged[rows], classes)
-    model = _noise(judged[rows], pool.given[rows], seed)
+    model = issues.noise_model(judged[rows], pool.given[rows], seed)
 
     table = _unjudged(manifest)
     wrong, true = np.zeros(len(manifest)), np.zeros_like(judged)
@@ -111,10 +112,16 @@ def judge_labels(
         number = min(judge.folds, len(np.unique(families[rows])))
         fold["grouped"] = _deal(pool, families, number, seed)
         apart = opinions.of_other_groups(
-            evidence, pool, fold["grouped"], judge.inverse_penalty, judge.neighbours, exact_up_to
+            evidence,
+            pool,
+            fold["grouped"],
+            judge.inverse_penalty,
+            judge.neighbours,
+            exact_up_to,
+            workers,
         )
         accuracy["grouped"] = opinions.mix(apart, opinions.weigh(apart, pool))
-        best = max(evidence, key=lambda name: _share(name, shares))
+        best = max(evidence, key=lambda name: opinions.share(shares, name))
         group_wise = systematic.look(
             accuracy["grouped"][rows], pool.given[rows], groups[rows], _within(evidence[best].graph, rows)
         )
@@ -140,20 +147,22 @@ def judge_labels(
         "weighed by likelihood; noise of labels by likelihood",
         "folds": judge.folds,
         "schemes": list(fold),
-        **_accuracies(accuracy, pool),
-        "evidence": _sentence(evidence, shares),
-        "evidence_found": _evidence_found(evidence, said, shares, pool, seed),
-        "detectors": _alone({name: table[name].to_numpy()[rows] for name in DETECTORS}),
+        **label_summary.accuracies(accuracy, pool),
+        "evidence": label_summary.sentence(shares),
+        "evidence_found": label_summary.evidence_found(said, shares, pool, seed),
+        "detectors": label_summary.alone({name: table[name].to_numpy()[rows] for name in DETECTORS}),
         "noise": {
             "off_diagonal": round(detected.off_diagonal, 6),
             "calibrated": round(detected.calibrated, 6),
             "posterior": round(float(wrong[rows].mean()), 6),
             "sharpness": round(model.sharpness, 6),
         },
-        "classes": _classes(classes, pool, table, wrong),
-        "confusions": _confusions(manifest, table, rows),
-        "pairs": slices.ambiguous_pairs(judged[rows], pool.given[rows], classes, most=_MOST_PAIRS),
-        "cells": _cells(group_wise, manifest, groups, classes),
+        "classes": label_summary.classes(classes, pool, table, wrong),
+        "confusions": label_summary.confusions(manifest, table, rows),
+        "pairs": slices.ambiguous_pairs(
+            judged[rows], pool.given[rows], classes, most=label_summary.MOST_PAIRS
+        ),
+        "cells": label_summary.cells(group_wise, manifest, groups, classes),
         "cells_reason": group_wise.reason,
     }
     return Judged(table, summary, judged, classes, differs)
@@ -175,10 +184,6 @@ def _deal(pool: Pool, families: np.ndarray, number: int, seed: int) -> np.ndarra
     fold = np.full(len(pool.given), -1)
     fold[pool.judged] = folds.deal(pool.given[pool.judged], families[pool.judged], number, seed)
     return fold
-
-
-def _noise(judged: np.ndarray, given: np.ndarray, seed: int) -> noise.NoiseModel:
-    return noise.fit(judged, given, issues.transition(given, judged), seed=seed)
 
 
 def _of_test(model: noise.NoiseModel, judged: np.ndarray, pool: Pool, seed: int) -> noise.NoiseModel:
@@ -221,91 +226,3 @@ def _within(graph: Graph, rows: np.ndarray) -> Graph:
     index = place[graph.index[rows]]
     own = np.arange(len(rows))[:, None]
     return graph._replace(index=np.where(index < 0, own, index), distance=graph.distance[rows])
-
-
-def _accuracies(schemes: Mapping[str, np.ndarray], pool: Pool) -> dict[str, Any]:
-    rows, found = pool.judged, []
-    for name, judged in schemes.items():
-        right = int((judged[rows].argmax(1) == pool.given[rows]).sum())
-        low, high = (round(end, 6) for end in wilson(right, len(rows)))
-        value = round(right / len(rows), 6)
-        found.append({"name": name, "value": value, "low": low, "high": high, "n": len(rows)})
-    first = {"" if key == "value" else f"_{key}": found[0][key] for key in ("value", "low", "high")}
-    return {"scheme_accuracy": found, **{f"oof_accuracy{end}": value for end, value in first.items()}}
-
-
-def _sentence(evidence: Mapping[str, Evidence], shares: Mapping[tuple[str, str], float]) -> str:
-    names = (f"{name} {_share(name, shares):.0%}" for name in evidence)
-    return " + ".join(names) if len(evidence) > 1 else next(iter(evidence))
-
-
-def _share(name: str, shares: Mapping[tuple[str, str], float]) -> float:
-    return sum(share for key, share in shares.items() if key[0] == name)
-
-
-def _evidence_found(
-    evidence: Mapping[str, Evidence],
-    said: opinions.Opinions,
-    shares: Mapping[tuple[str, str], float],
-    pool: Pool,
-    seed: int,
-) -> list[dict[str, Any]]:
-    """Say what each evidence would have found by itself, and what none but it."""
-    flags = {}
-    for name in evidence:
-        alone, given = opinions.mix(said, shares, evidence=name)[pool.judged], pool.given[pool.judged]
-        flags[name] = _noise(alone, given, seed).wrong(alone, given) > 0.5
-    rows = _alone(flags)
-    return [row | {"share": round(_share(row["name"], shares), 6)} for row in rows]
-
-
-def _alone(flags: Mapping[str, np.ndarray]) -> list[dict[str, Any]]:
-    together = np.sum(list(flags.values()), axis=0)
-    return [
-        {"name": name, "flagged": int(flag.sum()), "alone": int((flag & (together == 1)).sum())}
-        for name, flag in flags.items()
-    ]
-
-
-def _classes(classes: list[str], pool: Pool, table: pd.DataFrame, wrong: np.ndarray) -> list[dict[str, Any]]:
-    labelled = (pool.given >= 0).sum()
-    rows = []
-    for i, label in enumerate(classes):
-        here = pool.judged[pool.given[pool.judged] == i]
-        n = int((pool.given == i).sum())
-        rows.append(
-            {
-                "label": label,
-                "n": n,
-                "share": round(float(n / labelled), 6),
-                "label_issues": int(table["is_label_issue"].to_numpy()[here].sum()),
-                "estimated_noise": round(float(wrong[here].mean()), 6) if len(here) else None,
-            }
-        )
-    return rows
-
-
-def _confusions(manifest: pd.DataFrame, table: pd.DataFrame, rows: np.ndarray) -> list[dict[str, Any]]:
-    suspects = table.iloc[rows][table.iloc[rows]["is_label_issue"]]
-    pairs = pd.DataFrame(
-        {"given": manifest.loc[suspects.index, "label"], "suggested": suspects["suggested_label"]}
-    )
-    counts = pairs.value_counts().reset_index(name="n").sort_values(
-        ["n", "given", "suggested"], ascending=[False, True, True]
-    )  # fmt: skip
-    return counts.head(_MOST_PAIRS).to_dict("records")
-
-
-def _cells(
-    found: systematic.Systematic, manifest: pd.DataFrame, groups: np.ndarray, classes: list[str]
-) -> list[dict[str, Any]]:
-    names = pd.Series(manifest["group"].to_numpy(), index=groups).groupby(level=0).first()
-    return [
-        cell
-        | {
-            "group": names[cell["group"]],
-            "label": classes[cell["label"]],
-            "suggested": classes[cell["suggested"]],
-        }
-        for cell in found.cells
-    ]

@@ -9,7 +9,7 @@ found is measured.
 import contextlib
 import io
 from collections.abc import Iterator
-from typing import Literal, NamedTuple, TypeAlias
+from typing import Any, Literal, NamedTuple, TypeAlias
 
 import faiss
 import numpy as np
@@ -18,6 +18,8 @@ from faiss.contrib.big_batch_search import big_batch_search
 from jaxtyping import Float32, Int32, Integer
 from sklearn.neighbors import NearestNeighbors
 from threadpoolctl import threadpool_limits
+
+from winnow.data.engine import HERE, Workers, calls
 
 Vectors: TypeAlias = np.ndarray | scipy.sparse.csr_array
 Method: TypeAlias = Literal["exact", "cells", "inverted lists"]
@@ -30,6 +32,7 @@ _LOOKED_AT = 8_192  # entries of inverted lists, for each sample
 _SPARE = 5  # candidates for each neighbour; true distances choose
 _SAMPLE = 500  # samples whose true neighbours are looked up to measure recall
 _BLOCK = 512  # samples handled at once
+_PART = 32_768  # samples that are one worker's job
 
 
 class Graph(NamedTuple):
@@ -50,7 +53,7 @@ class Graph(NamedTuple):
     recall_sample: int
 
 
-def graph(vectors: Vectors, *, k: int, exact_up_to: int, seed: int) -> Graph:
+def graph(vectors: Vectors, *, k: int, exact_up_to: int, seed: int, workers: Workers = HERE) -> Graph:
     """Find the nearest neighbours of each sample.
 
     Equal samples are neighbours at distance 0: one with more than k equals sees nothing else, so let
@@ -62,6 +65,7 @@ def graph(vectors: Vectors, *, k: int, exact_up_to: int, seed: int) -> Graph:
         k: neighbours of a sample.
         exact_up_to: samples up to which all pairs are compared.
         seed: of cells, and of the samples that recall is measured on.
+        workers: who searches, where neighbours are looked for.
 
     Raises:
         ValueError: if there are not more than k samples.
@@ -77,60 +81,81 @@ def graph(vectors: Vectors, *, k: int, exact_up_to: int, seed: int) -> Graph:
             nearest = NearestNeighbors(n_neighbors=k, algorithm="brute").fit(vectors)
             distance, index = nearest.kneighbors()
             return Graph(index.astype(np.int32), distance.astype(np.float32), "exact", None, 0)
-        method, candidates = _candidates(vectors, min(count, _SPARE * k + 1), seed)
+        search = _Search(vectors, _places(vectors, seed), k, min(count, _SPARE * k + 1), seed)
         index, distance = np.empty((count, k), np.int32), np.empty((count, k), np.float32)
-        for rows in _blocks(np.arange(count)):
-            index[rows], distance[rows] = _nearest_of(vectors, rows, candidates[rows], k)
+        parts = [slice(start, min(count, start + _PART)) for start in range(0, count, _PART)]
+        for part, found in zip(parts, calls(_look, search, parts, workers), strict=True):
+            index[part], distance[part] = found
         random = np.random.default_rng(seed)
         sample = np.sort(random.choice(count, min(_SAMPLE, count), replace=False))
         truth = _compare_all(vectors, sample, k)[1][:, -1:]
     # By distance: of several at the same distance none is a truer neighbour than the others.
     found = distance[sample] <= truth * (1 + 1e-5) + 1e-6
+    method: Method = "cells" if isinstance(vectors, np.ndarray) else "inverted lists"
     return Graph(index, distance, method, round(float(found.mean()), 4), len(sample))
 
 
-def _candidates(
-    vectors: Vectors, wanted: int, seed: int
-) -> tuple[Method, Int32[np.ndarray, "sample wanted"]]:
-    """Name some samples for each that are likely to be near; whoever has too few is given any."""
-    if isinstance(vectors, np.ndarray):
-        method: Method = "cells"
-        candidates = _of_cells(vectors, wanted, seed)
-    else:
-        method = "inverted lists"
-        candidates = _of_lists(vectors, wanted)
-    strangers = np.random.default_rng(seed).choice(len(candidates), wanted, replace=False)
-    return method, np.where(candidates < 0, strangers[None].astype(np.int32), candidates)
+class _Search(NamedTuple):
+    """Where neighbours are looked for: `places` are faiss's cells, or inverted lists of sparse vectors."""
+
+    vectors: Vectors
+    places: Any
+    k: int
+    wanted: int
+    seed: int
 
 
-def _of_cells(vectors: np.ndarray, wanted: int, seed: int) -> np.ndarray:
-    """Look in the cells whose centres are nearest."""
+def _places(vectors: Vectors, seed: int) -> Any:
+    return _cells(vectors, seed) if isinstance(vectors, np.ndarray) else _inverted(vectors)
+
+
+def _look(search: _Search, part: slice) -> tuple[np.ndarray, np.ndarray]:
+    """Find the neighbours of a part of the samples: the nearest of some that are likely to be near."""
+    rows = np.arange(part.start, part.stop)
+    look = _in_cells if isinstance(search.vectors, np.ndarray) else _in_lists
+    candidates = look(search, rows)
+    # Whoever has too few is given any.
+    random = np.random.default_rng(search.seed)
+    strangers = random.choice(search.vectors.shape[0], search.wanted, replace=False)
+    candidates = np.where(candidates < 0, strangers[None].astype(np.int32), candidates)
+    nearest = [
+        _nearest_of(search.vectors, block, candidates[block - part.start], search.k)
+        for block in _blocks(rows)
+    ]
+    index, distance = (np.concatenate(found) for found in zip(*nearest, strict=True))
+    return index, distance
+
+
+def _cells(vectors: np.ndarray, seed: int) -> faiss.IndexIVFFlat:
     vectors = np.ascontiguousarray(vectors, dtype=np.float32)
     count, width = vectors.shape
-    centres = faiss.IndexFlatL2(width)
-    cells = faiss.IndexIVFFlat(centres, width, max(1, count // _PER_CELL))
+    cells = faiss.IndexIVFFlat(faiss.IndexFlatL2(width), width, max(1, count // _PER_CELL))
     cells.cp.niter, cells.cp.seed = _ROUNDS, seed
     cells.cp.max_points_per_centroid, cells.cp.min_points_per_centroid = _POINTS_PER_CELL, 1
     cells.train(vectors)
     cells.add(vectors)
     cells.nprobe = min(_CELLS_LOOKED_AT, cells.nlist)
+    return cells
+
+
+def _in_cells(search: _Search, rows: np.ndarray) -> np.ndarray:
+    """Look in the cells whose centres are nearest."""
+    asked = np.ascontiguousarray(search.vectors[rows], dtype=np.float32)
     with contextlib.redirect_stdout(io.StringIO()):  # it prints its progress, asked or not
-        found = big_batch_search(cells, vectors, wanted, verbose=1)[1]
+        found = big_batch_search(search.places, asked, search.wanted, verbose=1)[1]
     return found.astype(np.int32)
 
 
-def _of_lists(vectors: scipy.sparse.csr_array, wanted: int) -> np.ndarray:
+def _in_lists(search: _Search, rows: np.ndarray) -> np.ndarray:
     """Look in the lists of a sample's rarest features, and take those that share most."""
-    count = vectors.shape[0]
-    lists = _inverted(vectors)
-    length = np.diff(lists.indptr)
-    found = np.full((count, wanted), -1, np.int32)
-    for rows in _blocks(np.arange(count)):
-        shared = _rarest(vectors[rows], length) @ lists
-        for row, start, end in zip(rows, shared.indptr, shared.indptr[1:], strict=False):
+    length = np.diff(search.places.indptr)
+    found = np.full((len(rows), search.wanted), -1, np.int32)
+    for block in _blocks(rows):
+        shared = _rarest(search.vectors[block], length) @ search.places
+        for row, start, end in zip(block - rows[0], shared.indptr, shared.indptr[1:], strict=False):
             others, weights = shared.indices[start:end], shared.data[start:end]
-            if len(others) > wanted:
-                others = others[np.argpartition(-weights, wanted - 1)[:wanted]]
+            if len(others) > search.wanted:
+                others = others[np.argpartition(-weights, search.wanted - 1)[: search.wanted]]
             found[row, : len(others)] = others
     return found
 

@@ -8,9 +8,11 @@ import scipy.sparse
 from sklearn.pipeline import Pipeline
 
 from winnow.data import folds
+from winnow.data.engine import HERE, Workers
 from winnow.data.neighbours import Graph, Vectors
 
 Opinions: TypeAlias = "dict[tuple[str, str], np.ndarray]"  # (evidence, model) → [sample, class]
+Shares: TypeAlias = "dict[tuple[str, str], float]"  # (evidence, model) → how much it counts; they sum to 1
 VOTE = "neighbours"
 
 
@@ -44,7 +46,13 @@ class Pool(NamedTuple):
     asked: np.ndarray
 
 
-def of_strangers(evidence: Mapping[str, Evidence], pool: Pool, fold: np.ndarray, penalty: float) -> Opinions:
+def of_strangers(
+    evidence: Mapping[str, Evidence],
+    pool: Pool,
+    fold: np.ndarray,
+    penalty: float,
+    workers: Workers = HERE,
+) -> Opinions:
     """Ask models that met neither a sample nor its kin.
 
     Args:
@@ -52,30 +60,33 @@ def of_strangers(evidence: Mapping[str, Evidence], pool: Pool, fold: np.ndarray,
         pool: the samples.
         fold: of each sample, -1 outside of `pool.judged`.
         penalty: C of the logistic regression.
+        workers: who fits the models.
 
     Returns:
         The opinion of each model on each evidence; `asked` rows are judged by a model of all folds. Zeros
         where a sample is neither judged nor asked.
     """
     found: Opinions = {}
-    learned = pool.judged[pool.trusted[pool.judged] >= 0]
     wanted = np.zeros(len(fold), bool)
     wanted[pool.judged] = wanted[pool.asked] = True
     for name, (vectors, graph) in evidence.items():
         for model_name, model in _models(vectors, penalty):
-            opinion = folds.out_of_fold(model, vectors, pool.trusted, fold, pool.classes)
-            if len(pool.asked):
-                opinion[pool.asked] = folds.fit_predict(
-                    model, vectors[learned], pool.trusted[learned], vectors[pool.asked], pool.classes
-                )
-            found[name, model_name] = opinion
+            found[name, model_name] = folds.out_of_fold(
+                model, vectors, pool.trusted, fold, pool.classes, asked=pool.asked, workers=workers
+            )
         voted = folds.vote(graph, pool.trusted, fold, pool.classes)
         found[name, VOTE] = np.where(wanted[:, None], voted, 0)
     return found
 
 
 def of_other_groups(
-    evidence: Mapping[str, Evidence], pool: Pool, fold: np.ndarray, penalty: float, k: int, exact_up_to: int
+    evidence: Mapping[str, Evidence],
+    pool: Pool,
+    fold: np.ndarray,
+    penalty: float,
+    k: int,
+    exact_up_to: int,
+    workers: Workers = HERE,
 ) -> Opinions:
     """Ask models that never met a sample's group, nor any of its samples.
 
@@ -88,6 +99,7 @@ def of_other_groups(
         penalty: C of the logistic regression.
         k: neighbours that vote.
         exact_up_to: samples beyond which the neighbours in other groups are not looked for.
+        workers: who fits the models.
     """
     found: Opinions = {}
     for name, (vectors, _) in evidence.items():
@@ -95,7 +107,9 @@ def of_other_groups(
         if len(pool.judged) <= exact_up_to:
             models.append((VOTE, folds.neighbours(vectors, k)))
         for model_name, model in models:
-            found[name, model_name] = folds.out_of_fold(model, vectors, pool.trusted, fold, pool.classes)
+            found[name, model_name] = folds.out_of_fold(
+                model, vectors, pool.trusted, fold, pool.classes, workers=workers
+            )
     return found
 
 
@@ -105,7 +119,7 @@ def _models(vectors: Vectors, penalty: float) -> Iterator[tuple[str, Pipeline]]:
         yield "counts", folds.counting(vectors)
 
 
-def weigh(opinions: Opinions, pool: Pool) -> dict[tuple[str, str], float]:
+def weigh(opinions: Opinions, pool: Pool) -> Shares:
     """Give each opinion a share: what it helps to predict the given labels.
 
     All labels that were given count: the trusted ones were chosen by an earlier round, and would flatter
@@ -116,9 +130,19 @@ def weigh(opinions: Opinions, pool: Pool) -> dict[tuple[str, str], float]:
     return dict(zip(opinions, shares.tolist(), strict=True))
 
 
+def evidence(shares: Shares) -> list[str]:
+    """Name what there is evidence from."""
+    return list(dict.fromkeys(name for name, _ in shares))
+
+
+def share(shares: Shares, name: str) -> float:
+    """Give how much one evidence counts, by all models together."""
+    return sum(share for key, share in shares.items() if key[0] == name)
+
+
 def mix(
     opinions: Opinions,
-    shares: Mapping[tuple[str, str], float],
+    shares: Shares,
     *,
     evidence: str | None = None,
     models: Sequence[str] | None = None,

@@ -117,7 +117,8 @@ class Docstrings(Source):
 
     Args:
         libraries: names to import them by; nothing is imported.
-        limit_per_class: the most docstrings of one library, drawn by a hash of their content.
+        limit_per_class: the most docstrings of one library; its files are read in the order of a hash of
+            their names, until there are enough.
     """
 
     def __init__(self, libraries: list[str], limit_per_class: int) -> None:
@@ -126,16 +127,16 @@ class Docstrings(Source):
     def records(self, raw: Path, suffixes: frozenset[str]) -> Iterator[Record]:
         seen: set[bytes] = set()
         for library in self.libraries:
-            found: dict[bytes, tuple[str, str]] = {}
+            left = self.limit_per_class
             for source, text in _docstrings(library):
                 digest = hashlib.blake2b(" ".join(text.lower().split()).encode()).digest()
-                if digest not in seen:
-                    seen.add(digest)
-                    found[digest] = source, text
-            drawn = set(sorted(found)[: self.limit_per_class])
-            for digest, (source, text) in found.items():
-                if digest in drawn:
-                    yield Record(source, text.encode(), None, library, None, None)
+                if digest in seen:
+                    continue
+                seen.add(digest)
+                yield Record(source, text.encode(), None, library, None, None)
+                left -= 1
+                if not left:
+                    break
 
 
 def _docstrings(library: str) -> Iterator[tuple[str, str]]:
@@ -143,14 +144,15 @@ def _docstrings(library: str) -> Iterator[tuple[str, str]]:
     if spec is None or not spec.submodule_search_locations:
         raise BadInput(f"library {library!r} is not an installed package")
     root = Path(spec.submodule_search_locations[0])
-    for path in sorted(root.rglob("*.py")):
-        where = path.relative_to(root)
-        if any(part.startswith(("test", "_test", "conftest")) for part in where.parts):
-            continue
-        for name, node in _definitions(ast.parse(path.read_bytes()), ""):
+    names = (path.relative_to(root) for path in root.rglob("*.py"))
+    tested = ("test", "_test", "conftest")
+    wanted = [name for name in names if not any(part.startswith(tested) for part in name.parts)]
+    # Parsing takes long: a part of the files will do, if it is one of the whole library.
+    for name in sorted(wanted, key=lambda name: hashlib.blake2b(name.as_posix().encode()).digest()):
+        for definition, node in _definitions(ast.parse((root / name).read_bytes()), ""):
             text = ast.get_docstring(node)
             if text and len(text) >= _MIN_CHARACTERS:
-                yield f"{library}/{where.as_posix()}#{name or 'module'}", text
+                yield f"{library}/{name.as_posix()}#{definition or 'module'}", text
 
 
 _Documented = ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef

@@ -30,7 +30,8 @@ class Shape:
         layers: Transformer layers.
         heads: attention heads of each.
         mlp_ratio: hidden width of the feed-forward part, in multiples of `dim`.
-        dropout: probability, on attention and on each layer's two outputs.
+        dropout: probability, on each layer's two outputs.
+        attention_dropout: the same on attention; above 0 it is slow, as no fused kernel of a CPU has it.
     """
 
     dim: int
@@ -38,6 +39,7 @@ class Shape:
     heads: int
     mlp_ratio: float
     dropout: float
+    attention_dropout: float
 
 
 class Encoded(NamedTuple):
@@ -59,7 +61,7 @@ class Attention(nn.Module):
 
     def __init__(self, shape: Shape) -> None:
         super().__init__()
-        self.heads, self.dropout = shape.heads, shape.dropout
+        self.heads, self.dropout = shape.heads, shape.attention_dropout
         self.query = nn.Linear(shape.dim, shape.dim)
         self.key = nn.Linear(shape.dim, shape.dim)
         self.value = nn.Linear(shape.dim, shape.dim)
@@ -192,10 +194,10 @@ class Classifier(nn.Module):
 
 
 def set_dropout(encoder: Encoder, probability: float) -> None:
-    """Change the dropout of a trunk: what suits a long run without labels is not what suits a short one."""
+    """Change the dropout of a trunk's outputs: a short run with labels wants another than a long one."""
     for layer in encoder.layers:
         assert isinstance(layer, Layer)
-        layer.dropout.p = layer.attention.dropout = probability
+        layer.dropout.p = probability
 
 
 def _initialize(module: nn.Module) -> None:

@@ -82,7 +82,7 @@ def run(
     out.mkdir()
     settings = {
         "judge": JUDGE, "near_fraction": 0.13, "exact_neighbours_up_to": 10_000, "min_class_share": 0.1,
-        "checks": {}, "slicing": SLICING, "seed": 0,
+        "checks": {}, "slicing": SLICING, "seed": 0, "engine": "local", "workers": 1,
     }  # fmt: skip
     audit.main(MODALITY, ingest, labels or ingest, ingest / "descriptors", out, **{**settings, **changed})
     return store.read_table(out / "issues.parquet"), store.read_json(out / "summary.json")

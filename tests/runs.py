@@ -13,7 +13,7 @@ from winnow.data.modality import Modality
 from winnow.ssl import checkpoint, finetune, pretrain, train
 from winnow.ssl.model import Shape
 
-SHAPE = Shape(dim=16, layers=2, heads=2, mlp_ratio=2.0, dropout=0.1)
+SHAPE = Shape(dim=16, layers=2, heads=2, mlp_ratio=2.0, dropout=0.1, attention_dropout=0.0)
 OPTIMIZATION: dict[str, Any] = {
     "lr": 0.003,
     "warmup": 0.2,
@@ -23,7 +23,14 @@ OPTIMIZATION: dict[str, Any] = {
 }
 PRETRAIN: dict[str, Any] = {
     "model": {
-        "shape": {"dim": 16, "layers": 2, "heads": 2, "mlp_ratio": 2.0, "dropout": 0.1},
+        "shape": {
+            "dim": 16,
+            "layers": 2,
+            "heads": 2,
+            "mlp_ratio": 2.0,
+            "dropout": 0.1,
+            "attention_dropout": 0.0,
+        },
         "masking": {"ratio": 0.5, "block": [3], "inverse": False},
         "masks": 2,
         "top_k_layers": 2,

@@ -378,7 +378,7 @@ def test_audits_what_ingest_wrote_of_every_modality(
     audit.main(
         modality, ingested, ingested, ingested / "descriptors", tmp_path, judge=clouds.JUDGE,
         near_fraction=0.13, exact_neighbours_up_to=1000, min_class_share=0.1, checks={},
-        slicing=clouds.SLICING, seed=0,
+        slicing=clouds.SLICING, seed=0, engine="local", workers=1,
     )  # fmt: skip
     manifest = store.read_table(ingested / "manifest.parquet")
     table = store.read_table(tmp_path / "issues.parquet")

@@ -71,7 +71,6 @@ def test_starts_from_the_encoder_in_training_mode_with_the_asked_dropout(tmp_pat
     assert all(module.training for module in training.modules())
     trunk = training.classifier.encoder
     assert {layer.dropout.p for layer in trunk.layers} == {0.4}
-    assert {layer.attention.dropout for layer in trunk.layers} == {0.4}
     start = tiny.classifier().encoder.state_dict()
     assert all(torch.equal(start[name], value) for name, value in trunk.state_dict().items())
 

@@ -28,7 +28,7 @@ def make(modality: Modality | None = None, dropout: float = 0.0, **changes: Any)
     modality = modality or Vision(size=16, patch=4, channels=1)
     torch.manual_seed(0)
     settings: dict[str, Any] = {
-        "shape": Shape(dim=16, layers=3, heads=2, mlp_ratio=2.0, dropout=dropout),
+        "shape": Shape(dim=16, layers=3, heads=2, mlp_ratio=2.0, dropout=dropout, attention_dropout=dropout),
         "masking": Masking(ratio=0.5, block=(3,) * len(modality.grid), inverse=False),
         "masks": 3,
         "top_k_layers": 2,

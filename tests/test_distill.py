@@ -46,7 +46,7 @@ def run(modality: Modality, ingest: Path, root: Path, **changed: Any) -> Path:
     teacher.mkdir(parents=True)
     out.mkdir()
     torch.manual_seed(0)
-    shape = Shape(dim=16, layers=2, heads=2, mlp_ratio=2.0, dropout=0.1)
+    shape = Shape(dim=16, layers=2, heads=2, mlp_ratio=2.0, dropout=0.1, attention_dropout=0.0)
     models.save(Classifier(Encoder(modality, shape), classes), teacher)
     settings: dict[str, Any] = {
         "model": {

@@ -6,12 +6,14 @@ from collections.abc import Iterator
 from operator import methodcaller
 from pathlib import Path
 
+import clouds
+import numpy as np
 import pyarrow as pa
 import pytest
 from conftest import Kind
 
-from winnow.data import ingest
-from winnow.data.engine import Engine, mapped
+from winnow.data import ingest, neighbours
+from winnow.data.engine import Engine, Workers, calls, mapped
 from winnow.data.modality import Modality
 from winnow.data.partition import Splits
 from winnow.data.stage import BadInput
@@ -84,6 +86,24 @@ def test_an_engine_needs_a_worker():
         list(mapped(SECOND, numbered(1), "local", 0))
 
 
+@pytest.mark.parametrize("number", [1, 2])
+def test_calls_share_their_data_and_come_in_the_order_of_the_jobs(number: int):
+    assert list(calls(divmod, 17, range(1, 9), Workers("local", number))) == [
+        divmod(17, n) for n in range(1, 9)
+    ]
+
+
+def test_a_failed_call_takes_the_stage_down():
+    for number in (1, 2):
+        with pytest.raises(ZeroDivisionError):
+            list(calls(divmod, 17, [1, 0], Workers("local", number)))
+
+
+def test_calls_need_a_worker():
+    with pytest.raises(BadInput, match="workers must be at least 1, not 0"):
+        list(calls(divmod, 17, [1], Workers("local", 0)))
+
+
 def test_processes_ingest_to_the_same_bytes(
     kind: Kind, modality: Modality, raw: Path, ingested: Path, tmp_path: Path
 ):
@@ -137,6 +157,23 @@ class TestCluster:
         self, cluster: str, kind: Kind, modality: Modality, raw: Path, ingested: Path, tmp_path: Path
     ):
         assert_same_bytes(ingested, run_ingest(kind, modality, raw, tmp_path / "out", "ray", 2))
+
+    @pytest.mark.parametrize("sparse", [False, True])
+    def test_a_cluster_audits_to_the_same_bytes(
+        self, cluster: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, sparse: bool
+    ):
+        # Parts of a few samples each, looked for and not compared with all: many jobs for two nodes.
+        monkeypatch.setattr(neighbours, "_PART", 40)
+        sizes = {"ant": 60, "bee": 60, "cat": 60}
+        vectors, labels = clouds.cloud(sizes)
+        if sparse:
+            own = np.repeat([[label == name for name in sizes] for label in labels], 8, axis=1)
+            common = np.full((len(labels), 300), 0.02)  # words that any text may have
+            vectors = np.random.default_rng(0).poisson(np.hstack([0.5 * own, common])).astype(np.float32)
+        ingest = clouds.write(tmp_path, vectors, labels, group=[f"g{i % 9}" for i in range(len(labels))])
+        for name, where, number in (("a", "local", 1), ("b", "ray", 2)):
+            clouds.run(ingest, name, exact_neighbours_up_to=50, engine=where, workers=number)
+        assert_same_bytes(tmp_path / "a", tmp_path / "b")
 
     def test_a_failure_on_a_cluster_takes_the_stage_down(self, cluster: str):
         import ray

@@ -18,7 +18,7 @@ from winnow.ssl.classification import predict
 from winnow.ssl.model import Classifier, Encoder, Shape
 
 # An export takes seconds for each layer.
-SHAPE = Shape(dim=32, layers=1, heads=2, mlp_ratio=2.0, dropout=0.1)
+SHAPE = Shape(dim=32, layers=1, heads=2, mlp_ratio=2.0, dropout=0.1, attention_dropout=0.0)
 SMALL = replace(tiny.SHAPE, layers=1)
 
 

@@ -52,7 +52,14 @@ def shrink(kind: Kind) -> dict[str, Any]:
     section["audit"]["judge"] |= {"folds": 3, "neighbours": 5}
     section["probe"]["neighbours"] = 5
     section["pretrain"]["model"] |= {
-        "shape": {"dim": 32, "layers": 2, "heads": 2, "mlp_ratio": 2.0, "dropout": 0.0},
+        "shape": {
+            "dim": 32,
+            "layers": 2,
+            "heads": 2,
+            "mlp_ratio": 2.0,
+            "dropout": 0.0,
+            "attention_dropout": 0.0,
+        },
         "decoder": section["pretrain"]["model"]["decoder"] | {"layers": 1, "dim": 16},
         "masks": 2,
         "top_k_layers": 2,

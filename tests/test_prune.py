@@ -46,7 +46,7 @@ def test_the_chain_from_teacher_to_int8(
     for folder in folders:
         folder.mkdir()
     torch.manual_seed(0)
-    shape = Shape(dim=16, layers=1, heads=2, mlp_ratio=2.0, dropout=0.1)
+    shape = Shape(dim=16, layers=1, heads=2, mlp_ratio=2.0, dropout=0.1, attention_dropout=0.0)
     classes = read_classes(ingested)
     models.save(Classifier(Encoder(modality, shape), classes), teacher)
     labels = ingested  # as delivered

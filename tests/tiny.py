@@ -14,7 +14,7 @@ from winnow.ssl.model import Classifier, Encoder, Shape
 from winnow.ssl.train import Optimization
 
 CLASSES = ["left", "right", "top"]
-SHAPE = Shape(dim=16, layers=2, heads=2, mlp_ratio=2.0, dropout=0.1)
+SHAPE = Shape(dim=16, layers=2, heads=2, mlp_ratio=2.0, dropout=0.1, attention_dropout=0.0)
 OPTIMIZATION = Optimization(lr=5e-3, warmup=0.1, hold=0.5, weight_decay=0.1, betas=(0.9, 0.99))
 DISTILLATION = Distillation(weight=0.5, temperature=2.0, label_smoothing=0.0)
 
