@@ -6,7 +6,6 @@ from typing import NamedTuple
 import numpy as np
 import scipy.sparse
 from scipy.sparse.csgraph import connected_components
-from sklearn.base import clone
 from sklearn.feature_extraction.text import TfidfTransformer
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import StratifiedGroupKFold
@@ -216,7 +215,7 @@ def out_of_fold(
 def _predict(exam: _Exam, number: int) -> np.ndarray:
     learned = np.flatnonzero((exam.fold >= 0) & (exam.fold != number) & (exam.trusted >= 0))
     given, asked = exam.vectors[learned], exam.vectors[exam.rows(number)]
-    found = fit_predict(clone(exam.model), given, exam.trusted[learned], asked, exam.classes)
+    found = fit_predict(exam.model, given, exam.trusted[learned], asked, exam.classes)
     return found.astype(np.float32)
 
 

@@ -12,6 +12,9 @@ import numpy as np
 from scipy.optimize import minimize_scalar
 
 _PRIOR = 0.05  # weight of the first guess, in mean class sizes
+# A model that learned to imitate the noise explains the labels without any. The confident joint is harder to
+# fool: a fit that leaves less than this share of the noise that it counts has to keep to it, by this weight.
+_IMITATED, _HELD = 0.5, 1.0
 _FITTED_TO = 100_000  # samples: more tell nothing more about so few numbers
 _ROUNDS = 100
 _ENOUGH = 1e-6  # gain in mean log likelihood below which the fit ends
@@ -56,7 +59,8 @@ def fit(
     Args:
         probabilities: out-of-fold `[sample, class]`.
         labels: class index of each sample, as given.
-        guess: the transition `[true, given]` to begin with, from the confident joint; little data stays near.
+        guess: the transition `[true, given]` to begin with, from the confident joint; little data stays
+            near, and so does a fit that finds far less noise.
         seed: of the samples that are fitted to, if there are very many.
         sharpness: of the probabilities, if it is known; None fits it as well.
 
@@ -70,6 +74,21 @@ def fit(
     log = np.log(np.maximum(probabilities, _FLOOR))
     # Nothing is impossible, and of samples without a wrong label some are still more doubtful.
     guess = (1 - 1 / size) * guess + 1 / size / classes
+    model = _maximised(log, labels, guess, _PRIOR, sharpness)
+    if _off_diagonal(model.transition) < _IMITATED * _off_diagonal(guess):
+        return _maximised(log, labels, guess, _HELD, sharpness)
+    return model
+
+
+def _off_diagonal(transition: np.ndarray) -> float:
+    return 1 - float(np.trace(transition)) / len(transition)
+
+
+def _maximised(
+    log: np.ndarray, labels: np.ndarray, guess: np.ndarray, prior: float, sharpness: float | None
+) -> NoiseModel:
+    """Maximise the likelihood of the labels, with a prior of so many class sizes on the first guess."""
+    size, classes = log.shape
     model = NoiseModel(guess, sharpness or _SHARPNESS[0])
     before = -np.inf
     for _ in range(_ROUNDS):
@@ -77,7 +96,7 @@ def fit(
         likelihood = joint.sum(1, keepdims=True)
         joint /= likelihood
         counts = np.stack([np.bincount(labels, column, classes) for column in joint.T])
-        spread = counts + _PRIOR * size / classes * guess
+        spread = counts + prior * size / classes * guess
         transition = spread / spread.sum(1, keepdims=True)
         model = NoiseModel(transition, sharpness or _sharpest(log, transition[:, labels].T))
         now = float(np.log(likelihood).mean())

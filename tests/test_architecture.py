@@ -396,6 +396,7 @@ def test_every_module_has_its_test() -> None:
         "modality",
         "alert",
         "judge",
+        "label_summary",
         "opinions",
         "fakequant",
         "integer",

@@ -53,6 +53,17 @@ def test_the_transition_that_made_the_labels_is_recovered(
     assert model.transition.sum(1) == pytest.approx(np.ones(4))
 
 
+def test_a_model_that_imitates_the_noise_cannot_explain_it_away() -> None:
+    random, transition = np.random.default_rng(0), pairs(0.4, 5)
+    true = random.integers(5, size=10_000)
+    given = (transition[true].cumsum(1) > random.random((10_000, 1))).argmax(1)
+    # It learned that 4 of 10 labels are of the next class, and repeats that of every sample.
+    imitated = softmax(np.log(transition[true] + 0.01) + 0.6 * random.normal(size=(10_000, 5)), axis=1)
+    wrong = fitted(imitated, given).wrong(imitated, given)
+    assert wrong.mean() > 0.2, "without the confident joint it is a twentieth"
+    assert f1_score(true != given, wrong > 0.5) > 0.6
+
+
 def test_probabilities_of_being_wrong_are_calibrated() -> None:
     clean, true, given = drawn(40_000, pairs(0.25, 5), 3.0, seed=3)
     judged = vague(clean)
