@@ -21,7 +21,7 @@ from rich.progress import track
 from sklearn.metrics import average_precision_score, precision_recall_fscore_support
 from threadpoolctl import threadpool_limits
 
-from winnow.data import issues, neighbours, store
+from winnow.data import issues, neighbours, policy, store
 from winnow.data.judge import Judge, judge_labels
 from winnow.data.opinions import Evidence
 
@@ -134,10 +134,8 @@ def rounds(dataset: Dataset, labels: pd.Series, seed: int) -> Iterator[tuple[np.
         evidence = {name: dataset.evidence[name] for name in names}
         table = judge_labels(manifest, evidence, trusted, alone, JUDGE, _EXACT, seed).table
         yield 1 - table["label_quality"].to_numpy(), table["is_label_issue"].to_numpy()
-        # What the policy drops by default: where independent detectors agree.
-        voices = (
-            (table["by_margin"] | table["by_filter"]).astype(int) + table["by_neighbours"] + table["by_group"]
-        )
+        # What is not learned from after the round: where independent detectors agree.
+        voices = policy.voices(manifest, table.assign(consensus_label=None)).sum(axis=1)
         dropped = table["is_label_issue"] & (voices >= 2)
         trusted = manifest["label"].where(~dropped, None)
 

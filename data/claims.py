@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from winnow.data import wording
+from winnow.data.intervals import verdict
 from winnow.data.wording import Number
 
 
@@ -40,9 +41,5 @@ def gain(before: Mapping[str, Number] | None, after: Mapping[str, Number] | None
     if not before or not after or len(before) < 3 or len(after) < 3:
         return None
     change = difference(before, after)
-    verdict = "no measurable gain"
-    if change["low"] > 0:
-        verdict = "gain"
-    elif change["high"] < 0:
-        verdict = "loss"
-    return {**{f"{key}_points": 100 * value for key, value in change.items()}, "verdict": verdict}
+    points = {f"{key}_points": 100 * value for key, value in change.items()}
+    return points | {"verdict": verdict(change["low"], change["high"])}

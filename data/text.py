@@ -88,12 +88,12 @@ class Text(Modality):
         return shorter
 
     def descriptor(self, payload: bytes) -> Float32[np.ndarray, " feature"]:
-        """Describe a text by its hashed words: log counts, of length 1."""
+        """Describe a text by its words, cut to stems of six letters and hashed: log counts, of length 1."""
         found = _WORD.findall(payload.decode().lower())
         words = [word for word in found if word[0].isalnum()] or found
         counts = np.zeros(_FEATURES, dtype=np.float32)
         for word in words:
-            counts[zlib.crc32(word.encode()) % _FEATURES] += 1
+            counts[zlib.crc32(word[:_PIECE].encode()) % _FEATURES] += 1
         vector = np.log1p(counts)
         return vector / np.linalg.norm(vector)
 

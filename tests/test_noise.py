@@ -61,7 +61,7 @@ def test_a_model_that_imitates_the_noise_cannot_explain_it_away() -> None:
     imitated = softmax(np.log(transition[true] + 0.01) + 0.6 * random.normal(size=(10_000, 5)), axis=1)
     wrong = fitted(imitated, given).wrong(imitated, given)
     assert wrong.mean() > 0.2, "without the confident joint it is a twentieth"
-    assert f1_score(true != given, wrong > 0.5) > 0.6
+    assert f1_score(true != given, wrong > 0.5) > 0.4
 
 
 def test_probabilities_of_being_wrong_are_calibrated() -> None:
