@@ -157,6 +157,7 @@ def settings(home: Path, modality: str, engine: str, workers: int) -> None:
         source = {"class_path": "winnow.data.files.Folder", "init_args": {"labels": "folders"}}
         section["modality"]["init_args"] |= {"size": _SIDE, "patch": 4, "channels": 1}
     section["ingest"] |= {"source": source, "engine": engine, "workers": workers}
+    section["audit"] |= {"engine": engine, "workers": workers}
     (home / "params.yaml").write_text(yaml.safe_dump({modality: section}), encoding="utf-8")
 
 
