@@ -150,7 +150,7 @@ def main(argv: list[str]) -> None:
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--modalities", nargs="+", default=["speech", "vision", "text"])
     parser.add_argument("--errors", nargs="+", default=list(KINDS))
-    parser.add_argument("--action", default="drop", choices=["drop", "relabel", "hybrid"])
+    parser.add_argument("--action", default="hybrid", choices=["drop", "relabel", "hybrid"])
     chosen = parser.parse_args(argv)
     numbers = yaml.safe_load((chosen.workspace / "params.yaml").read_text(encoding="utf-8"))
     rows = []
