@@ -21,9 +21,11 @@ from rich.progress import track
 from sklearn.metrics import average_precision_score, precision_recall_fscore_support
 from threadpoolctl import threadpool_limits
 
-from winnow.data import issues, neighbours, policy, store
-from winnow.data.judge import Judge, judge_labels
-from winnow.data.opinions import Evidence
+from winnow.data import neighbours, store
+from winnow.data.deciding import policy
+from winnow.data.judging import issues
+from winnow.data.judging.judge import Judge, judge_labels
+from winnow.data.judging.opinions import Evidence
 
 _EXACT = 30_000  # samples up to which all pairs are compared
 JUDGE = Judge(folds=5, inverse_penalty=3.0, neighbours=30)

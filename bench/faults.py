@@ -27,9 +27,11 @@ from sklearn.model_selection import cross_val_predict
 
 from bench import planting
 from bench.planting import Random
-from winnow.data import audit, guards, ingest, modality, store, tables
+from winnow.data import audit, ingest, modality, store
+from winnow.data.judging import guards
+from winnow.data.judging.slices import Slicing
 from winnow.data.partition import Splits
-from winnow.data.slices import Slicing
+from winnow.data.sources import tables
 from winnow.data.stage import BadInput
 
 _ROOT = Path(__file__).parent.parent
@@ -196,19 +198,17 @@ def _stages(
         kind, raw, out, source=source, splits=Splits(0.0, 0.0), min_class_size=1, max_rejects=0.9,
         label_noise=0.0, seed=0, engine="local", workers=1,
     )  # fmt: skip
-    audited = _audit(kind, out, root / "audit", section)
+    audited = _audit(out, root / "audit", section)
     return store.read_table(out / "manifest.parquet"), store.read_table(out / "rejects.parquet"), audited
 
 
-def _audit(
-    kind: modality.Modality, data: Path, out: Path, section: dict[str, Any]
-) -> tuple[pd.DataFrame, dict[str, Any]]:
+def _audit(data: Path, out: Path, section: dict[str, Any]) -> tuple[pd.DataFrame, dict[str, Any]]:
     out.mkdir()
     numbers = dict(section["audit"])
     numbers["judge"] = audit.Judge(**numbers["judge"])
     numbers["slicing"] = Slicing(**numbers["slicing"])
     numbers["checks"] = {name: audit.Check(**check) for name, check in numbers["checks"].items()}
-    audit.main(kind, data, data, data / "descriptors", out, **numbers)
+    audit.main("any", data, data, data / "descriptors", out, **numbers)
     return store.read_table(out / "issues.parquet"), store.read_json(out / "summary.json")
 
 
@@ -251,7 +251,7 @@ def _refusals(
         ("one class too few", lambda: guards.refuse_other_order(labels, unseen[:, 1:], classes), None),
         ("probabilities of what was learned", lambda: guards.refuse_in_sample(seen, seen),
          lambda: guards.refuse_in_sample(unseen, seen)),
-        ("no more samples than neighbours", lambda: _audit(kind, small, root / "small-audit", section), None),
+        ("no more samples than neighbours", lambda: _audit(small, root / "small-audit", section), None),
     )  # fmt: skip
     for fault, wrong, right in tried:
         refused = "" if right is None else f"{int(_refused(right))} of 1"

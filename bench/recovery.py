@@ -22,12 +22,13 @@ from rich.progress import track
 from threadpoolctl import threadpool_limits
 
 from bench import detection
-from winnow.data import audit, curate, folds, modality, reviews, store
+from winnow.data import audit, curate, folds, store
 from winnow.data.audit import Check
-from winnow.data.judge import Judge
-from winnow.data.policy import Caps, LabelPolicy
-from winnow.data.review_queue import Queue
-from winnow.data.slices import Slicing
+from winnow.data.deciding import reviews
+from winnow.data.deciding.policy import Caps, LabelPolicy
+from winnow.data.deciding.review_queue import Queue
+from winnow.data.judging.judge import Judge
+from winnow.data.judging.slices import Slicing
 
 KINDS = {
     "uniform 20 %": detection.uniform(0.2),
@@ -52,10 +53,9 @@ class Desk:
 
     def __init__(self, root: Path, section: dict[str, Any], folder: Path, kind: str, seed: int) -> None:
         self.root, self.section, self.folder, self.seed = root, section, folder, seed
-        self.modality = modality.build(section["modality"])
         self.ingest = folder / "ingest"
         self.ingest.mkdir()
-        for part in ("samples", "descriptors", "fingerprints", "annotations.parquet"):
+        for part in ("kind.json", "samples", "descriptors", "fingerprints", "annotations.parquet"):
             (self.ingest / part).symlink_to((root / "ingest" / part).resolve())
         self.manifest = store.read_table(root / "ingest" / "manifest.parquet")
         self.true = store.read_table(root / "ingest" / "truth.parquet")["label"]
@@ -77,7 +77,7 @@ class Desk:
         own = self.section["audit"]
         vectors = self.ingest / "descriptors" if number == 1 else self.root / "embed" / "embeddings"
         audit.main(
-            self.modality, self.ingest, labels, vectors, audited, judge=Judge(**own["judge"]),
+            self.root.name, self.ingest, labels, vectors, audited, judge=Judge(**own["judge"]),
             near_fraction=own["near_fraction"], exact_neighbours_up_to=own["exact_neighbours_up_to"],
             min_class_share=own["min_class_share"], slicing=Slicing(**own["slicing"]), seed=self.seed,
             engine="local", workers=1,
@@ -86,7 +86,7 @@ class Desk:
         asked = round(BUDGET / 2 * self.free.sum())
         own = self.section["curate"]
         curate.main(
-            self.modality, self.ingest, audited, self.reviews, decided,
+            self.root.name, self.ingest, audited, self.reviews, decided,
             labels=LabelPolicy(**(own["labels"] | policy)), caps=Caps(**own["caps"]),
             queue=Queue(suspects=asked, blind=0, max_class_share=1.0, hints=False),
             drop_exact_duplicates=False, drop_near_duplicates=False, drop_outliers=False, drop_checks=[],

@@ -152,9 +152,12 @@ def settings(home: Path, modality: str, engine: str, workers: int) -> None:
     params: dict[str, Any] = yaml.safe_load((_ROOT / "params.yaml").read_text(encoding="utf-8"))
     section = params[modality]
     if modality == "text":
-        source = {"class_path": "winnow.data.tables.Table", "init_args": {"text": "text", "label": "label"}}
+        source = {
+            "class_path": "winnow.data.sources.tables.Table",
+            "init_args": {"text": "text", "label": "label"},
+        }
     else:
-        source = {"class_path": "winnow.data.files.Folder", "init_args": {"labels": "folders"}}
+        source = {"class_path": "winnow.data.sources.files.Folder", "init_args": {"labels": "folders"}}
         section["modality"]["init_args"] |= {"size": _SIDE, "patch": 4, "channels": 1}
     section["ingest"] |= {"source": source, "engine": engine, "workers": workers}
     section["audit"] |= {"engine": engine, "workers": workers}

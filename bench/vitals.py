@@ -18,7 +18,8 @@ from typing import Any
 
 from bench import fixture
 from bench.browser import Browser
-from winnow.data import gates, questions, report
+from winnow.data import report
+from winnow.data.pages import gates, questions
 
 WINDOWS = {"wide": (1280, 900), "narrow": (400, 860)}
 # Runs before the page does, and sees every paint and shift; those that follow a scroll count as well.

@@ -7,8 +7,8 @@ from typing import Any
 
 import pandas as pd
 
-from winnow.data import claims, page, probes, store
-from winnow.data.modality import Modality
+from winnow.data import store
+from winnow.data.pages import claims, page, probes
 from winnow.data.stage import run
 
 MODELS = ("teacher", "student", "sparse", "int8")
@@ -26,23 +26,23 @@ _RATIOS = {
 }
 
 
-def main(modality: Modality, root: Path, out: Path, *, rounds: list[int]) -> None:
+def main(modality: str, root: Path, out: Path, *, rounds: list[int]) -> None:
     """Report what became of the encoder: how good, how small, how fast, and how it got there.
 
     Args:
-        modality: what the model reads.
-        root: folder that holds the stages' folders, from `pretrain` to `evaluate`, and `probe@r`.
+        modality: its name.
+        root: folder that holds the stages' folders, from `ingest` to `evaluate`, and `probe@r`.
         out: folder for `card.html` and `card.json`.
         rounds: numbers of the rounds that were probed, besides 0.
     """
-    card = page.rounded(gather(root, rounds, type(modality).__name__))
+    card = page.rounded(gather(root, rounds))
     store.write_json(out / "card.json", card)
     (out / "card.html").write_text(render(card), encoding="utf-8")
     small = card["models"][-1]
     _log.info("%s is %.1f times smaller than the teacher", small["name"], small["ratio"])
 
 
-def gather(root: Path, rounds: Sequence[int], modality: str) -> dict[str, Any]:
+def gather(root: Path, rounds: Sequence[int]) -> dict[str, Any]:
     """Collect all that the report says, as JSON."""
     evaluated = root / "evaluate"
     metrics = store.read_json(evaluated / "metrics.json")
@@ -52,7 +52,7 @@ def gather(root: Path, rounds: Sequence[int], modality: str) -> dict[str, Any]:
     return {
         "schema_version": 1,
         "dataset": root.name,
-        "modality": modality,
+        "modality": store.read_kind(root / "ingest").name,
         "test_samples": metrics.get("test_samples"),
         "sparsity": metrics.get("sparsity"),
         "models": [_model(name, metrics, latency.get(name, {})) for name in MODELS],

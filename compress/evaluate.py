@@ -13,7 +13,7 @@ from torch import Tensor
 from winnow.compress import export, integer, ledger, sparsity
 from winnow.compress.export import OnnxClassifier
 from winnow.data import store
-from winnow.data.datamodule import stack
+from winnow.data.batches import stack
 from winnow.data.intervals import measured, paired_difference
 from winnow.data.modality import Modality
 from winnow.data.stage import BadInput, run

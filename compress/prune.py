@@ -6,7 +6,8 @@ from typing import Any
 
 from winnow.compress import sparsity as sparsities
 from winnow.compress import teaching
-from winnow.compress.sparsity import Pattern, Pooling, Pruning, Schedule
+from winnow.compress.callbacks import Pruning
+from winnow.compress.sparsity import Pattern, Pooling, Schedule
 from winnow.compress.teaching import Distillation, Taught
 from winnow.data import store
 from winnow.data.modality import Modality

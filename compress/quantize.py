@@ -8,10 +8,10 @@ import torch
 
 from winnow.compress import export, fakequant, integer, teaching
 from winnow.compress import sparsity as sparsities
-from winnow.compress.sparsity import PatternLock
+from winnow.compress.callbacks import PatternLock
 from winnow.compress.teaching import Distillation, Taught
 from winnow.data import store
-from winnow.data.datamodule import Batch
+from winnow.data.batches import Batch
 from winnow.data.modality import Modality
 from winnow.data.stage import run
 from winnow.ssl import classification

@@ -12,7 +12,7 @@ from lightning.pytorch.callbacks import Callback
 from torch import Tensor
 from torch.nn import functional
 
-from winnow.data.datamodule import UNLABELLED, Batch
+from winnow.data.batches import UNLABELLED, Batch
 from winnow.data.modality import Modality
 from winnow.ssl import model as models
 from winnow.ssl import train

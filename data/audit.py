@@ -12,13 +12,13 @@ import numpy as np
 import pandas as pd
 from threadpoolctl import threadpool_limits
 
-from winnow.data import annotators, duplicates, folds, issues, neighbours, store
+from winnow.data import folds, neighbours, store
 from winnow.data.engine import Engine, Workers
 from winnow.data.intervals import wilson
-from winnow.data.judge import Judge, Judged, judge_labels
-from winnow.data.modality import Modality
-from winnow.data.opinions import Evidence
-from winnow.data.slices import Slicing, slices
+from winnow.data.judging import annotators, duplicates, issues
+from winnow.data.judging.judge import Judge, Judged, judge_labels
+from winnow.data.judging.opinions import Evidence
+from winnow.data.judging.slices import Slicing, slices
 from winnow.data.stage import BadInput, run
 
 _log = logging.getLogger(__name__)
@@ -55,7 +55,7 @@ class Check:
 
 
 def main(
-    modality: Modality,
+    modality: str,
     ingest: Path,
     labels: Path,
     vectors: Path,
@@ -78,8 +78,8 @@ def main(
     when they were ingested.
 
     Args:
-        modality: what the samples are.
-        ingest: manifest, descriptors, fingerprints, annotations.
+        modality: its name.
+        ingest: kind, manifest, descriptors, fingerprints, annotations.
         labels: what the model learns from: folder of `ingest`, for the labels as delivered, or of a
             round's decisions.
         vectors: the round's own evidence, folder of descriptors or embeddings; descriptors are heard in
@@ -99,7 +99,8 @@ def main(
     manifest = store.read_table(ingest / "manifest.parquet")
     prints = store.read_fingerprints(ingest, manifest["id"])
     exact = duplicates.exact_sets(prints.identity)
-    alike = duplicates.near_sets(prints.signature, exact, min_agreement=modality.min_agreement)
+    agreement = store.read_kind(ingest).min_agreement
+    alike = duplicates.near_sets(prints.signature, exact, min_agreement=agreement)
     trusted, crew = _trusted(manifest, labels, ingest), Workers(engine, workers)
     # Of equal samples, one that has a vote stands for all.
     once, same = _representatives(exact, (trusted.notna() & (manifest["split"] != "test")).to_numpy())
@@ -133,7 +134,7 @@ def main(
     flagged: list[dict[str, Any]] = [
         _verdict("label_issue", table["is_label_issue"], summary["n"], "probability of being wrong > 0.5"),
         _verdict("outlier", table["is_outlier"], len(table), "mean neighbour distance"),
-        _verdict("near_duplicate", near_set >= 0, len(table), _near_rule(prints.signature, modality)),
+        _verdict("near_duplicate", near_set >= 0, len(table), _near_rule(prints.signature, agreement)),
         _verdict("exact_duplicate", exact >= 0, len(table), "equal beyond the encoding"),
         *_check(table, manifest, checks),
     ]
@@ -177,10 +178,10 @@ def _representatives(exact: np.ndarray, preferred: np.ndarray) -> tuple[np.ndarr
     return order[first], place
 
 
-def _near_rule(signature: np.ndarray, modality: Modality) -> str:
+def _near_rule(signature: np.ndarray, agreement: float) -> str:
     if not signature.shape[1]:
         return "neighbour distance"
-    return f"neighbour distance, or {modality.min_agreement:.0%} of the signature in common"
+    return f"neighbour distance, or {agreement:.0%} of the signature in common"
 
 
 def _check(table: pd.DataFrame, manifest: pd.DataFrame, checks: dict[str, Check]) -> list[dict[str, Any]]:

@@ -16,13 +16,13 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from winnow.data import actions, label_studio, policy, review_queue, store
-from winnow.data import reviews as human
-from winnow.data.label_studio import Hint
-from winnow.data.modality import Modality
-from winnow.data.policy import Caps, LabelPolicy, Suggestion
-from winnow.data.review_queue import BLIND, SUSPECT, Queue
-from winnow.data.reviews import Review
+from winnow.data import store
+from winnow.data.deciding import actions, label_studio, policy, review_queue
+from winnow.data.deciding import reviews as human
+from winnow.data.deciding.label_studio import Hint
+from winnow.data.deciding.policy import Caps, LabelPolicy, Suggestion
+from winnow.data.deciding.review_queue import BLIND, SUSPECT, Queue
+from winnow.data.deciding.reviews import Review
 from winnow.data.stage import BadInput, run
 
 _log = logging.getLogger(__name__)
@@ -32,7 +32,7 @@ _COPIES = (policy.EXACT, policy.NEAR, policy.CONFLICT)
 
 
 def main(
-    modality: Modality,
+    modality: str,
     ingest: Path,
     audit: Path,
     reviews: Path,
@@ -50,8 +50,8 @@ def main(
     """Decide about every sample.
 
     Args:
-        modality: what the samples are.
-        ingest: the manifest; the samples, where they are texts to be reviewed.
+        modality: its name.
+        ingest: kind and manifest; the samples, where they are texts to be reviewed.
         audit: what the round found, `issues.parquet` and `summary.json`.
         reviews: CSV of human decisions; they win over policy and caps, and hold for exact copies.
         out: receives `decisions.parquet` (`id, action, label, reason, decided_by`), `actions.jsonl`,
@@ -103,7 +103,7 @@ def main(
     actions.write(out / "actions.jsonl", manifest, scores, decided, decisions, by, versions)
     _write_queue_csv(out / "queue.csv", asked, manifest)
     hints = suggested if queue.hints else None
-    _write_tasks(out / "queue.json", asked, manifest, hints, modality.media_type, ingest)
+    _write_tasks(out / "queue.json", asked, manifest, hints, ingest)
 
     found = {
         stratum: {
@@ -202,10 +202,10 @@ def _write_tasks(
     asked: pd.DataFrame,
     manifest: pd.DataFrame,
     hints: Suggestion | None,
-    media_type: str,
     ingest: Path,
 ) -> None:
     texts: dict[str, str] = {}
+    media_type = store.read_kind(ingest).media_type
     if media_type.startswith("text/"):
         texts = {id_: payload.decode() for id_, payload in store.payloads(ingest, list(asked["id"]))}
     tasks = []

@@ -15,11 +15,11 @@ import numpy as np
 import pandas as pd
 from threadpoolctl import threadpool_limits
 
-from winnow.data import comparison, distributions, splits, store, versions
-from winnow.data.comparison import skipped, tested
-from winnow.data.domain import Classifier
+from winnow.data import store
+from winnow.data.comparing import comparison, distributions, splits, versions
+from winnow.data.comparing.comparison import skipped, tested
+from winnow.data.comparing.domain import Classifier
 from winnow.data.folds import Vectors
-from winnow.data.modality import Modality
 from winnow.data.stage import BadInput, run
 
 _log = logging.getLogger(__name__)
@@ -28,7 +28,7 @@ _COMPARED = ("validation", "test")
 
 
 def main(
-    modality: Modality,
+    modality: str,
     ingest: Path,
     accepted: Path,
     out: Path,
@@ -43,7 +43,7 @@ def main(
     """Compare the splits, and this version with the accepted one.
 
     Args:
-        modality: what the samples are.
+        modality: its name.
         ingest: manifest and descriptors.
         accepted: the report of the version that was accepted last; `{}` if none was.
         out: receives `drift.json`, `profile.json`, `metrics.json`.

@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from winnow.data import page, store, wording
+from winnow.data import store
+from winnow.data.pages import page, wording
 from winnow.data.stage import BadInput, run
 
 PAGES = {

@@ -18,12 +18,12 @@ from rich.console import Console
 from rich.progress import track
 
 from winnow.data import store
-from winnow.data.decoding import KEPT, decode, descriptors_of, record_tables
 from winnow.data.engine import Engine, mapped
 from winnow.data.modality import Modality
 from winnow.data.partition import Splits, assign_splits
 from winnow.data.shards import keep
-from winnow.data.sources import Source
+from winnow.data.sources.decoding import KEPT, decode, descriptors_of, record_tables
+from winnow.data.sources.records import Source
 from winnow.data.stage import BadInput, run
 
 _log = logging.getLogger(__name__)
@@ -51,7 +51,7 @@ def main(
     Args:
         modality: what kind of data it is.
         raw: the folder or file that holds it.
-        out: folder for samples, descriptors, fingerprints, manifest, annotations, rejects, truth, metrics.
+        out: for kind, samples, descriptors, fingerprints, manifest, annotations, rejects, truth, metrics.
         source: how the data lies there.
         splits: shares for what the source puts in no split.
         min_class_size: labelled samples that a class needs; those of smaller ones are rejected.
@@ -76,6 +76,7 @@ def main(
     truth = manifest[["id", "label"]].copy()
     manifest["label"] = plant_noise(manifest, label_noise, random)
 
+    store.write_kind(out, store.Kind(type(modality).__name__, modality.media_type, modality.min_agreement))
     store.write_table(out / "manifest.parquet", manifest)
     store.write_table(out / "rejects.parquet", rejects)
     store.write_table(out / "truth.parquet", truth)

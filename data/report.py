@@ -12,7 +12,9 @@ from typing import Any
 
 import pandas as pd
 
-from winnow.data import (
+from winnow.data import stage, store
+from winnow.data.modality import Modality
+from winnow.data.pages import (
     acceptance,
     atlas,
     chapters,
@@ -27,12 +29,9 @@ from winnow.data import (
     questions,
     retention,
     schema,
-    stage,
-    store,
     wording,
 )
-from winnow.data.gates import Limits, told
-from winnow.data.modality import Modality
+from winnow.data.pages.gates import Limits, told
 from winnow.data.stage import run
 
 _log = logging.getLogger(__name__)

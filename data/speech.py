@@ -14,8 +14,8 @@ from jaxtyping import Bool, Float, Float32, Float64, UInt16
 from torch import Generator, Tensor, nn
 from torch.nn import functional
 
-from winnow.data import acoustics, perceptual
-from winnow.data.acoustics import FRAMES_PER_SECOND, WINDOW_SECONDS
+from winnow.data.measures import acoustics, perceptual
+from winnow.data.measures.acoustics import FRAMES_PER_SECOND, WINDOW_SECONDS
 from winnow.data.modality import Decoded, Modality, Reject, Tokens
 
 MAX_SECONDS = 60.0  # a longer recording is a session, to be cut up before it comes here

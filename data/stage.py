@@ -27,10 +27,10 @@ from winnow.data import alert
 PARAMS = Path("params.yaml")
 # What a source may be written as, `torchvision:FashionMNIST`: a class and its first argument.
 SHORTHANDS = {
-    "torchvision": ("winnow.data.torch_vision.Torchvision", "dataset"),
-    "torchaudio": ("winnow.data.torch_audio.Torchaudio", "dataset"),
-    "hf": ("winnow.data.huggingface.HuggingFace", "dataset"),
-    "webdataset": ("winnow.data.tar_shards.WebDataset", "shards"),
+    "torchvision": ("winnow.data.sources.torch_vision.Torchvision", "dataset"),
+    "torchaudio": ("winnow.data.sources.torch_audio.Torchaudio", "dataset"),
+    "hf": ("winnow.data.sources.huggingface.HuggingFace", "dataset"),
+    "webdataset": ("winnow.data.sources.tar_shards.WebDataset", "shards"),
 }
 LAST_LINES = 15  # of the log, sent along with the news of a failure
 
@@ -54,7 +54,8 @@ def run(main: Callable[..., str | None]) -> None:
     """Run a stage from the command line: `python -m winnow.data.audit vision INPUT… OUT`.
 
     `main`'s signature is the schema. Positional parameters are the modality, if the first is named
-    so, and paths, of which the last is the output; the command line fills them. Keyword-only
+    so, and paths, of which the last is the output; the command line fills them. A modality annotated
+    `str` stays a name: a stage that asks no more of it starts without torch. Keyword-only
     parameters are the keys of the stage's section in params.yaml, all of them, no other; `logs`
     alone is filled here, with a folder for what a person may watch. If `main` returns a text, it is
     the headline of the whole pipeline's end, and is sent as an alert.
@@ -125,8 +126,9 @@ def _section(
         raise BadInput(f"{PARAMS} has no section {modality!r}; it has {sorted(params)}")
     owner = params if modality is None else params[modality]
     given = dict(owner.get(name) or {})
+    hints = get_type_hints(main)
     if "modality" in positional:
-        given["modality"] = owner["modality"]
+        given["modality"] = modality if hints["modality"] is str else owner["modality"]
 
     parser = ArgumentParser(exit_on_error=False)
     paths = {key for key in positional if key != "modality"}
@@ -138,7 +140,6 @@ def _section(
         raise BadInput(f"{PARAMS}: {where}: key {key!r} is missing")
     if isinstance(given.get("source"), str):
         given["source"] = _written_out(given["source"], where)
-    hints = get_type_hints(main)
     try:
         for key in known:
             parser.add_argument(f"--{key}", type=hints[key], required=True)

@@ -25,6 +25,20 @@ from winnow.data.shards import ShardWriter, VectorWriter
 SPLITS = ("train", "validation", "test")
 
 
+class Kind(NamedTuple):
+    """What a stage may have to know of a dataset's modality, whose class it need not make.
+
+    Attributes:
+        name: of the class.
+        media_type: see `Modality`.
+        min_agreement: see `Modality`.
+    """
+
+    name: str
+    media_type: str
+    min_agreement: float
+
+
 def sample_id(source: str, raw: bytes) -> str:
     """Name a sample by a hash of where it came from and what it holds; it never changes."""
     return hashlib.blake2b(source.encode() + b"\0" + raw, digest_size=10).hexdigest()
@@ -176,6 +190,16 @@ def read_classes(ingest: Path) -> list[str]:
     """Read the classes of a dataset, in the order that label indices refer to."""
     labels = read_table(ingest / "manifest.parquet", ["label"])["label"]
     return sorted(labels.dropna().unique())
+
+
+def write_kind(ingest: Path, kind: Kind) -> None:
+    """Write down what kind of data a folder of `ingest` holds."""
+    write_json(ingest / "kind.json", kind._asdict())
+
+
+def read_kind(ingest: Path) -> Kind:
+    """Read what `write_kind` wrote."""
+    return Kind(**read_json(ingest / "kind.json"))
 
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:

@@ -15,7 +15,7 @@ from datasketch import MinHash
 from jaxtyping import Float32, Int64, UInt16
 from torch import Generator, Tensor, nn
 
-from winnow.data import hygiene, personal
+from winnow.data.measures import hygiene, personal
 from winnow.data.modality import Decoded, Modality, Reject, Tokens
 
 MAX_BYTES = 1_000_000  # a longer text is a book or a dump, to be cut up before it comes here

@@ -15,7 +15,7 @@ from scipy import ndimage
 from torch import Generator, Tensor, nn
 from torch.nn import functional
 
-from winnow.data import perceptual
+from winnow.data.measures import perceptual
 from winnow.data.modality import Decoded, Modality, Reject, Tokens
 
 MAX_PIXELS = 50_000_000  # more in one file is a bomb, or should be tiled before it comes here

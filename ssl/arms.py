@@ -15,7 +15,7 @@ from rich.progress import Progress, track
 from threadpoolctl import threadpool_limits
 
 from winnow.data import folds
-from winnow.data.datamodule import UNLABELLED, Batch, TrainBatches
+from winnow.data.batches import UNLABELLED, Batch, TrainBatches
 from winnow.data.folds import Vectors
 from winnow.data.modality import Modality
 from winnow.ssl import train

@@ -9,7 +9,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn import functional
 
-from winnow.data.datamodule import UNLABELLED, Batch
+from winnow.data.batches import UNLABELLED, Batch
 from winnow.data.modality import Modality
 from winnow.ssl import model as models
 from winnow.ssl.model import Classifier, Encoder, pool

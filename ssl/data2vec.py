@@ -19,7 +19,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from torch.nn import functional
 
-from winnow.data.datamodule import Batch, stream
+from winnow.data.batches import Batch, stream
 from winnow.data.modality import Modality, Tokens
 from winnow.ssl import monitor
 from winnow.ssl.masking import Masking, block_mask

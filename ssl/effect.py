@@ -29,7 +29,7 @@ import torch
 from jaxtyping import Bool, Int
 
 from winnow.data import store
-from winnow.data.datamodule import UNLABELLED, stack
+from winnow.data.batches import UNLABELLED, stack
 from winnow.data.modality import Modality
 from winnow.data.stage import BadInput, run
 from winnow.ssl import arms as experiment

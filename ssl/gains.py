@@ -11,7 +11,7 @@ import pandas as pd
 from jaxtyping import Bool, Float, Int
 from scipy.stats import t
 
-from winnow.data.datamodule import UNLABELLED
+from winnow.data.batches import UNLABELLED
 from winnow.data.intervals import verdict, wilson
 from winnow.ssl.arms import DELIVERED, ORACLE, ROUND, Arm, Plan
 

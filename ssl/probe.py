@@ -8,14 +8,13 @@ from threadpoolctl import threadpool_limits
 
 from winnow.data import folds, store
 from winnow.data.intervals import measured
-from winnow.data.modality import Modality
 from winnow.data.stage import run
 
 _log = logging.getLogger(__name__)
 
 
 def main(
-    modality: Modality,
+    modality: str,
     ingest: Path,
     labels: Path,
     embed: Path,
@@ -31,7 +30,7 @@ def main(
     beside them.
 
     Args:
-        modality: what the samples are.
+        modality: its name.
         ingest: samples and their descriptors.
         labels: folder of a round's decisions, or of `ingest` for round 0.
         embed: embeddings of the encoder and of an untrained network.

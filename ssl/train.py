@@ -24,7 +24,8 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from winnow.data import stage
-from winnow.data.datamodule import Batch, Samples
+from winnow.data.batches import Batch
+from winnow.data.datamodule import Samples
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,10 +9,9 @@ import numpy as np
 import pandas as pd
 
 from winnow.data import audit, store
-from winnow.data.slices import Slicing
-from winnow.data.text import Text
+from winnow.data.judging.slices import Slicing
 
-MODALITY = Text(length=8, vocabulary=64)
+KIND = store.Kind("Text", "text/plain", 0.75)
 JUDGE = audit.Judge(folds=5, inverse_penalty=3.0, neighbours=10)
 SLICING = Slicing(bins=3, min_size=10, alpha=0.05, min_excess=0.05)
 
@@ -63,6 +62,7 @@ def write(
             prints.add(id_, hashlib.blake2b(payload, digest_size=16).digest(), [])
     votes = pd.DataFrame(annotations, columns=["id", "annotator", "label"], dtype=object)
     store.write_table(ingest / "annotations.parquet", votes)
+    store.write_kind(ingest, KIND)
     manifest = pd.DataFrame({"id": names(number)})
     manifest["label"] = pd.Series(list(labels), dtype=object)
     manifest["split"] = list(split or splits(number))
@@ -84,5 +84,5 @@ def run(
         "judge": JUDGE, "near_fraction": 0.13, "exact_neighbours_up_to": 10_000, "min_class_share": 0.1,
         "checks": {}, "slicing": SLICING, "seed": 0, "engine": "local", "workers": 1,
     }  # fmt: skip
-    audit.main(MODALITY, ingest, labels or ingest, ingest / "descriptors", out, **{**settings, **changed})
+    audit.main("text", ingest, labels or ingest, ingest / "descriptors", out, **{**settings, **changed})
     return store.read_table(out / "issues.parquet"), store.read_json(out / "summary.json")

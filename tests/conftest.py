@@ -14,10 +14,10 @@ from PIL import Image
 from sklearn.datasets import load_digits
 
 from winnow.data import ingest
-from winnow.data.files import Folder
 from winnow.data.modality import Modality, build
-from winnow.data.sources import Source
-from winnow.data.tables import Table
+from winnow.data.sources.files import Folder
+from winnow.data.sources.records import Source
+from winnow.data.sources.tables import Table
 
 SAMPLES_PER_CLASS = 24
 

@@ -8,8 +8,9 @@ import clouds
 import numpy as np
 import pandas as pd
 
-from winnow.data import curate, policy, store
-from winnow.data.review_queue import Queue
+from winnow.data import curate, store
+from winnow.data.deciding import policy
+from winnow.data.deciding.review_queue import Queue
 
 OLD_HEADER = "id,action,label,reviewer,note\n"
 HEADER = "id,action,label,reviewer,note,stratum\n"
@@ -93,13 +94,15 @@ class Desk:
         store.write_json(self.root / "audit@1" / "summary.json", {"cells": self.cells})
         (self.root / "reviews.csv").write_text(self.reviews, encoding="utf-8")
 
-    def run(self, name: str = "curate@1", modality: Any = clouds.MODALITY, **changed: Any) -> pd.DataFrame:
+    def run(self, name: str = "curate@1", kind: store.Kind | None = None, **changed: Any) -> pd.DataFrame:
         """Decide; give the table of decisions."""
         self.write()
+        if kind is not None:
+            store.write_kind(self.root / "ingest", kind)
         self.out = self.root / name
         self.out.mkdir()
         curate.main(
-            modality,
+            "any",
             self.root / "ingest",
             self.root / "audit@1",
             self.root / "reviews.csv",

@@ -11,10 +11,11 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from winnow.data import questions, report, store
-from winnow.data.gates import Limits
+from winnow.data import report, store
 from winnow.data.intervals import wilson
 from winnow.data.modality import Modality
+from winnow.data.pages import questions
+from winnow.data.pages.gates import Limits
 from winnow.data.text import Text
 
 EVIL = "<script>alert('xss')</script>"
@@ -71,6 +72,7 @@ def write_ingest(out: Path) -> None:
     manifest["group"] = [f"speaker {EVIL}{i // 6}" for i in range(60)]
     manifest["source"] = [f"/home/someone/secret/{EVIL.replace('/', '')}{i}.txt" for i in range(60)]
     manifest["words"] = [1.0 if i in SHORT else 10.0 + i for i in range(60)]
+    store.write_kind(out, store.Kind("Text", "text/plain", 0.75))
     store.write_table(out / "manifest.parquet", manifest)
     store.write_table(out / "truth.parquet", pd.DataFrame({"id": ids(), "label": true}))
     rejects = {

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from conftest import png, tone, wav
 
-from winnow.data.sources import Record, Source
+from winnow.data.sources.records import Record, Source
 
 PNG = frozenset({".png", ".jpg"})
 TXT = frozenset({".txt"})

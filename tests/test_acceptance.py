@@ -8,8 +8,9 @@ import pandas as pd
 import planted
 import pytest
 
-from winnow.data import acceptance, schema, store
-from winnow.data.gates import Limits
+from winnow.data import store
+from winnow.data.pages import acceptance, schema
+from winnow.data.pages.gates import Limits
 
 
 @pytest.fixture(scope="module")

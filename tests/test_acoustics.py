@@ -8,7 +8,7 @@ from conftest import tone
 from hypothesis import given
 from hypothesis import strategies as st
 
-from winnow.data import acoustics
+from winnow.data.measures import acoustics
 
 RANDOM = np.random.default_rng(0)
 

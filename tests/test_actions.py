@@ -2,7 +2,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from winnow.data import actions
+from winnow.data.deciding import actions
 
 
 def table(number: int = 30) -> tuple[pd.DataFrame, pd.DataFrame]:

@@ -5,7 +5,7 @@ from sklearn.datasets import load_digits
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import cross_val_predict
 
-from winnow.data.annotators import consensus
+from winnow.data.judging.annotators import consensus
 
 CLASSES = [f"digit {i}" for i in range(10)]
 SKILLS = {"ada": 0.9, "bob": 0.85, "cleo": 0.6, "dan": 0.55, "eve": 0.5}

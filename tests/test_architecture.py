@@ -6,7 +6,9 @@ import inspect
 import re
 import subprocess
 import sys
+import tomllib
 from collections.abc import Iterator
+from graphlib import TopologicalSorter
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
@@ -20,30 +22,45 @@ SOURCES = ("files", "tables", "tar_shards", "torch_vision", "torch_audio", "hugg
 NAMED_IN_PARAMS = ("vision", "speech", "text", "starter", *SOURCES)
 VAGUE = {"utils", "util", "common", "base", "helpers", "helper", "misc", "tools", "core"}
 MOST_LINES = 330
-PATHS = [path for folder in FOLDERS for path in sorted((ROOT / folder).glob("*.py"))]
+PATHS = [path for folder in FOLDERS for path in sorted((ROOT / folder).rglob("*.py"))]
 PARAMS: dict[str, Any] = yaml.safe_load((ROOT / "params.yaml").read_text())
 MODALITIES: list[str] = PARAMS["modalities"]
 
 
 class Module(NamedTuple):
-    """A file of the project: `data/audit.py` is ("data", "audit")."""
+    """A file of the project: `data/audit.py` is ("data", "audit"); in a room ("data/pages", "plot")."""
 
-    folder: str
+    place: str
     name: str
 
     @property
+    def folder(self) -> str:
+        return self.place.split("/")[0]
+
+    @property
     def path(self) -> Path:
-        return ROOT / self.folder / f"{self.name}.py"
+        return ROOT / self.place / f"{self.name}.py"
+
+    @property
+    def dotted(self) -> str:
+        return ".".join(["winnow", *self.place.split("/"), self.name])
+
+    @property
+    def dependency(self) -> str:
+        """What a stage that needs it depends on: a room as a whole, or else the file."""
+        return self.place if "/" in self.place else str(self)
 
     @property
     def tree(self) -> ast.Module:
         return ast.parse(self.path.read_text(encoding="utf-8"))
 
     def __str__(self) -> str:
-        return f"{self.folder}/{self.name}.py"
+        return f"{self.place}/{self.name}.py"
 
 
-MODULES = [Module(path.parent.name, path.stem) for path in PATHS]
+MODULES = [Module(path.parent.relative_to(ROOT).as_posix(), path.stem) for path in PATHS]
+BY_NAME = {module.dotted: module for module in MODULES}
+ROOMS = sorted({module.place for module in MODULES} - set(FOLDERS))
 
 
 def imported_names(tree: ast.AST) -> Iterator[str]:
@@ -58,10 +75,15 @@ def imported_names(tree: ast.AST) -> Iterator[str]:
 
 
 def direct_imports(module: Module) -> set[Module]:
-    parts = [name.split(".") for name in imported_names(module.tree)]
-    found = {Module(*part[1:3]) for part in parts if part[0] == "winnow" and len(part) > 2}
-    assert found <= set(MODULES), f"{module} imports {found - set(MODULES)}, which do not exist"
-    return found
+    names = {name for name in imported_names(module.tree) if name.startswith("winnow.")}
+    # `from winnow.data.pages import plot` names a room and then a module, `from winnow.data.store import x`
+    # a module and then what is in it.
+    rooms = {f"winnow.{place.replace('/', '.')}" for place in (*FOLDERS, *ROOMS)}
+    unknown = {
+        name for name in names if not {name, name.rpartition(".")[0]} & BY_NAME.keys() and name not in rooms
+    }
+    assert unknown == set(), f"{module} imports what does not exist"
+    return {BY_NAME[name] for name in names if name in BY_NAME}
 
 
 def closure(module: Module) -> set[Module]:
@@ -110,17 +132,20 @@ class Step(NamedTuple):
 def read_step(stage: Any) -> Step:
     python, flag, module, *words = stage.cmd.split()
     assert (python, flag) == ("python", "-m"), stage.cmd
-    winnow, folder, name = module.split(".")
-    assert winnow == "winnow"
     files = {str(dep.def_path) for dep in stage.deps if not hasattr(dep, "params")}
     params = {key for dep in stage.deps if hasattr(dep, "params") for key in dep.params}
     outs = {str(out.def_path) for out in stage.outs}
-    return Step(stage.addressing, Module(folder, name), words, files, params, outs)
+    return Step(stage.addressing, BY_NAME[module], words, files, params, outs)
 
 
 # As DVC reads it, in a checkout without git too.
 PIPELINE = Repo(str(ROOT), config={"core": {"no_scm": True}}).index
 STEPS = [read_step(stage) for stage in PIPELINE.stages]
+
+
+def makes_its_modality(step: Step) -> bool:
+    """Say whether a stage needs the modality's class; others know it by name, and start without torch."""
+    return Module("data", "modality") in closure(step.module)
 
 
 def within(path: str, folder: str) -> bool:
@@ -136,6 +161,14 @@ each_step = pytest.mark.parametrize("step", STEPS, ids=lambda step: step.address
 def test_a_folder_imports_itself_and_what_stands_left_of_it(module: Module) -> None:
     allowed = FOLDERS[: FOLDERS.index(module.folder) + 1]
     assert {str(other) for other in direct_imports(module) if other.folder not in allowed} == set()
+
+
+def test_rooms_do_not_import_each_other_in_a_circle() -> None:
+    doors = {
+        room: {m.place for one in MODULES if one.place == room for m in direct_imports(one)} for room in ROOMS
+    }
+    entered = TopologicalSorter({room: (there - {room}) & set(ROOMS) for room, there in doors.items()})
+    assert len(list(entered.static_order())) == len(ROOMS)
 
 
 @each_module
@@ -193,12 +226,17 @@ def test_of_effect_only_reports_learn() -> None:
 
 def test_only_issues_imports_cleanlab() -> None:
     users = [str(m) for m in MODULES if any(n.split(".")[0] == "cleanlab" for n in imported_names(m.tree))]
-    assert users == ["data/issues.py"]
+    assert users == ["data/judging/issues.py"]
 
 
 def test_no_folder_is_a_package_of_its_own() -> None:
     assert [str(m) for m in MODULES if m.name == "__init__"] == []
     assert not (ROOT / "__init__.py").exists()
+
+
+def test_what_is_installed_are_the_folders_and_their_rooms() -> None:
+    packages = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["packages"]
+    assert sorted(packages) == sorted(f"winnow.{place.replace('/', '.')}" for place in (*FOLDERS, *ROOMS))
 
 
 @each_module
@@ -235,7 +273,7 @@ def test_sections_are_stages_and_their_keys_are_mains_keywords(modality: str) ->
     assert set(sections) - {"modality"} == with_modality
     for name in with_modality:
         stage = STAGES[name]
-        main = importlib.import_module(f"winnow.{stage.folder}.{name}").main
+        main = importlib.import_module(stage.dotted).main
         parameters = inspect.signature(main).parameters.values()
         keywords = {p.name for p in parameters if p.kind is p.KEYWORD_ONLY} - {"logs"}
         assert set(sections[name]) == keywords, f"{modality}.{name}"
@@ -264,33 +302,33 @@ def test_rounds_and_probes_and_reports_name_each_other() -> None:
 
 @each_step
 def test_deps_hold_every_module_that_is_imported_directly_or_not(step: Step) -> None:
-    needed = {str(module) for module in closure(step.module)}
-    if step.modality:
-        needed |= {str(module) for module in closure(Module("data", step.modality))}
-        # dvc.yaml cannot tell the modalities' own helpers apart: each stage depends on those of all three.
-        helpers = set().union(*(closure(Module("data", name)) for name in MODALITIES))
-        needed |= {str(module) for module in helpers if module.name not in MODALITIES}
-    if Module("data", "page") in closure(step.module):
-        needed |= {f"data/{path.name}" for path in (ROOT / "data").glob("*.jinja")}
-    if Module("data", "schema") in closure(step.module):
-        needed |= {f"data/{path.name}" for path in (ROOT / "data").glob("*.schema.json")}
-    held = {dep for dep in step.deps if dep.endswith((".py", ".jinja", ".schema.json"))}
-    # What params.yaml names, an ingest's source say, is a dependency as well.
+    needed = {module.dependency for module in closure(step.module)}
+    if step.modality and makes_its_modality(step):
+        needed |= {module.dependency for module in closure(Module("data", step.modality))}
+    if step.module.name == "ingest":  # whose source params.yaml names
+        needed.add("data/sources")
+    held = {dep for dep in step.deps if dep.endswith(".py") or dep in ROOMS}
     assert needed <= held, f"missing: {needed - held}"
-    named = {f"data/{name}.py" for name in (*NAMED_IN_PARAMS, "torch_datasets")}
-    assert held <= needed | named, f"too many: {held - needed}"
+    raw = {path for path in step.inputs if path.endswith(".py")}  # starter data comes out of the code
+    assert held <= needed | raw, f"too many: {held - needed}"
+
+
+def test_what_is_compiled_of_a_room_is_no_dependency() -> None:
+    assert "__pycache__/" in (ROOT / ".dvcignore").read_text().split()
 
 
 @pytest.mark.parametrize("modality", MODALITIES)
 def test_a_source_that_is_code_is_a_dependency_of_its_ingest(modality: str) -> None:
-    module = PARAMS[modality]["ingest"]["source"]["class_path"].split(".")
+    module = PARAMS[modality]["ingest"]["source"]["class_path"].rpartition(".")[0]
     (step,) = (s for s in STEPS if s.module.name == "ingest" and s.modality == modality)
-    assert {str(needed) for needed in closure(Module(module[1], module[2]))} <= step.deps
+    assert {needed.dependency for needed in closure(BY_NAME[module])} <= step.deps
 
 
 @each_step
 def test_a_stage_depends_on_its_own_section_and_no_other(step: Step) -> None:
-    expected = {"modality", step.module.name} if step.modality else set()
+    expected = {step.module.name} if step.modality else set()
+    if makes_its_modality(step):
+        expected.add("modality")
     assert step.params == {f"{step.modality}.{key}" for key in expected}
 
 
@@ -306,7 +344,7 @@ def test_a_stage_writes_where_its_command_says(step: Step) -> None:
 
 @each_step
 def test_a_stage_depends_on_what_its_command_reads_and_on_nothing_else(step: Step) -> None:
-    read = {dep for dep in step.deps if not dep.endswith((".py", ".jinja", ".schema.json"))}
+    read = {dep for dep in step.deps if not dep.endswith(".py") and dep not in ROOMS}
     for path in step.inputs:
         assert any(within(dep, path) for dep in step.deps), f"{path} is read, but no dependency"
     for dep in read:
@@ -324,7 +362,7 @@ def test_what_a_stage_reads_another_has_written(step: Step) -> None:
 
 
 def test_importing_the_project_silences_no_warning() -> None:
-    names = [f"winnow.{module.folder}.{module.name}" for module in MODULES]
+    names = list(BY_NAME)
     code = f"""
 import importlib, warnings
 before = list(warnings.filters)

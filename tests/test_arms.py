@@ -6,7 +6,7 @@ import pytest
 import tiny
 import torch
 
-from winnow.data.datamodule import UNLABELLED, Batch
+from winnow.data.batches import UNLABELLED, Batch
 from winnow.ssl import arms, gains
 from winnow.ssl import model as models
 from winnow.ssl.arms import Arm

@@ -4,7 +4,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from winnow.data import atlas, plot, store
+from winnow.data import store
+from winnow.data.pages import atlas, plot
 
 
 def table(n: int, flagged: int) -> pd.DataFrame:

@@ -10,9 +10,9 @@ import pandas as pd
 import pytest
 from sklearn.metrics import f1_score
 
-from winnow.data import audit, folds, judge, neighbours, store
-from winnow.data.modality import Modality
-from winnow.data.opinions import Evidence
+from winnow.data import audit, folds, neighbours, store
+from winnow.data.judging import judge
+from winnow.data.judging.opinions import Evidence
 from winnow.data.stage import BadInput
 
 SIZES = {"ant": 100, "bee": 100, "cat": 100}
@@ -372,11 +372,9 @@ def test_two_audits_are_the_same_bytes_and_the_seed_matters(tmp_path: Path) -> N
     assert not scores[0].equals(scores[1])
 
 
-def test_audits_what_ingest_wrote_of_every_modality(
-    modality: Modality, ingested: Path, tmp_path: Path
-) -> None:
+def test_audits_what_ingest_wrote_of_every_modality(ingested: Path, tmp_path: Path) -> None:
     audit.main(
-        modality, ingested, ingested, ingested / "descriptors", tmp_path, judge=clouds.JUDGE,
+        "any", ingested, ingested, ingested / "descriptors", tmp_path, judge=clouds.JUDGE,
         near_fraction=0.13, exact_neighbours_up_to=1000, min_class_share=0.1, checks={},
         slicing=clouds.SLICING, seed=0, engine="local", workers=1,
     )  # fmt: skip

@@ -2,7 +2,7 @@ from pathlib import Path
 
 import planted
 
-from winnow.data import chapters
+from winnow.data.pages import chapters
 
 
 def test_drift_counts_what_was_tested_and_skips_what_was_not(tmp_path: Path) -> None:

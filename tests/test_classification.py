@@ -8,7 +8,7 @@ from sklearn.preprocessing import StandardScaler
 from torch.nn import functional
 from torch.utils.data import DataLoader
 
-from winnow.data.datamodule import UNLABELLED, Batch
+from winnow.data.batches import UNLABELLED, Batch
 from winnow.ssl import model as models
 from winnow.ssl.classification import Classification, accuracy, label_loss, pooled, predict, solve_head
 

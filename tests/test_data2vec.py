@@ -11,7 +11,7 @@ from torch.nn import functional
 from torch.utils.data import DataLoader
 
 from winnow.data import store
-from winnow.data.datamodule import Batch
+from winnow.data.batches import Batch
 from winnow.data.modality import Modality, Tokens
 from winnow.data.vision import Vision
 from winnow.ssl.data2vec import Data2Vec, Decoder, DecoderShape, Ema, instance_norm

@@ -5,120 +5,13 @@ import pytest
 import runs
 import torch
 from conftest import Kind
-from torch import Generator, Tensor
+from torch import Tensor
 
 from winnow.data import store
-from winnow.data.datamodule import (
-    UNLABELLED,
-    Batch,
-    Samples,
-    TrainBatches,
-    stack,
-    stream,
-)
+from winnow.data.batches import UNLABELLED, stream
+from winnow.data.datamodule import Samples
 from winnow.data.modality import Modality, build
 from winnow.data.store import read_classes
-from winnow.data.vision import Vision
-
-NUMBER = 10
-
-
-class Plain(Vision):
-    """Vision whose training variants are the samples themselves, or only what the generator drew."""
-
-    def __init__(self, drawn: bool = False) -> None:
-        super().__init__(size=8, patch=4, channels=1)
-        self.drawn = drawn
-
-    def transform(self, x: Tensor, generator: Generator) -> Tensor:
-        draw = torch.rand((), generator=generator)
-        return draw if self.drawn else x
-
-
-def batches(
-    steps: int,
-    batch_size: int = 4,
-    seed: int = 0,
-    start: int = 0,
-    rank: int = 0,
-    ranks: int = 1,
-    drawn: bool = False,
-) -> list[Batch]:
-    """Take batches of ten numbered samples."""
-    samples = Batch(torch.arange(NUMBER), torch.arange(NUMBER) + 100)
-    stream_of = TrainBatches(
-        samples,
-        Plain(drawn),
-        batch_size=batch_size,
-        seed=seed,
-        start=start,
-        rank=rank,
-        ranks=ranks,
-    )
-    return list(itertools.islice(stream_of, steps))
-
-
-def numbers(taken: list[Batch]) -> list[int]:
-    return torch.cat([batch.x for batch in taken]).tolist()
-
-
-def test_an_epoch_is_a_permutation_also_where_batches_reach_over_its_end() -> None:
-    taken = numbers(batches(15))  # 60 samples: six epochs of ten, in batches of four
-    epochs = [taken[i : i + NUMBER] for i in range(0, 60, NUMBER)]
-    for epoch in epochs:
-        assert sorted(epoch) == list(range(NUMBER))
-    assert len({tuple(epoch) for epoch in epochs}) == 6
-
-
-def test_labels_stay_with_their_samples() -> None:
-    for batch in batches(10):
-        assert torch.equal(batch.label, batch.x + 100)
-
-
-def test_a_batch_may_be_larger_than_the_dataset() -> None:
-    (batch,) = batches(1, batch_size=25)
-    assert sorted(batch.x[:10].tolist()) == sorted(batch.x[10:20].tolist()) == list(range(NUMBER))
-
-
-def test_a_resumed_stream_is_the_tail_of_the_whole_one() -> None:
-    for drawn in (False, True):
-        whole = batches(12, drawn=drawn)
-        for start in (1, 5, 11):
-            rest = batches(12 - start, start=start, drawn=drawn)
-            runs.assert_same(rest, whole[start:])
-
-
-def test_ranks_partition_the_batches_of_one() -> None:
-    one = batches(9, batch_size=6)
-    parts = [batches(9, batch_size=2, rank=rank, ranks=3) for rank in range(3)]
-    for step in range(9):
-        together = [part[step].x.tolist() for part in parts]
-        taken = list(itertools.chain(*zip(*together, strict=True)))
-        assert taken == one[step].x.tolist()
-
-
-def test_seeds_steps_and_ranks_draw_variants_of_their_own() -> None:
-    taken = [
-        *batches(5, drawn=True),
-        *batches(5, seed=1, drawn=True),
-        *batches(5, rank=1, ranks=2, seed=2, drawn=True),
-        *batches(5, rank=0, ranks=2, seed=2, drawn=True),
-    ]
-    drawn = torch.cat([batch.x for batch in taken])
-    assert len(drawn.unique()) == len(drawn)
-
-
-def test_seeds_give_orders_of_their_own() -> None:
-    assert numbers(batches(5)) == numbers(batches(5))
-    assert numbers(batches(5)) != numbers(batches(5, seed=1))
-
-
-def test_streams_of_neighbouring_seeds_do_not_meet() -> None:
-    first = {int(torch.randint(2**60, (), generator=stream(s, i))) for s in range(5) for i in range(50)}
-    assert len(first) == 250
-
-
-# --- samples of a dataset -----------------------------------------------------------------------
 
 
 def samples(modality: Modality, ingest: Path, labels: Path, labelled: bool = True) -> Samples:
@@ -193,15 +86,6 @@ def test_a_sample_is_decoded_once_however_often_it_is_read(ingested: Path, kind:
     manifest = store.read_table(ingested / "manifest.parquet")
     used = manifest[manifest["split"] != "test"]["id"]
     assert sorted(loads) == sorted(raw for _, raw in store.payloads(ingested, used))
-
-
-def test_stack_keeps_the_order_of_its_table(modality: Modality, ingested: Path) -> None:
-    table = store.read_table(ingested / "manifest.parquet")
-    classes = read_classes(ingested)
-    forward = stack(modality, ingested, table, classes)
-    backward = stack(modality, ingested, table[::-1], classes)
-    assert torch.equal(forward.x, backward.x.flip(0))
-    assert torch.equal(forward.label, backward.label.flip(0))
 
 
 def test_a_split_without_a_usable_sample_is_an_error(

@@ -8,9 +8,9 @@ from conftest import Kind
 from torch import Generator, Tensor, nn
 
 from winnow.data import shards, store
-from winnow.data.decoding import decode, descriptors_of, record_tables
 from winnow.data.modality import Decoded, Modality
-from winnow.data.sources import Record
+from winnow.data.sources.decoding import decode, descriptors_of, record_tables
+from winnow.data.sources.records import Record
 from winnow.data.text import Text
 
 TEXT = Text(length=8, vocabulary=64)

@@ -4,8 +4,8 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 from scipy import stats
 
-from winnow.data import distributions
-from winnow.data.distributions import Column
+from winnow.data.comparing import distributions
+from winnow.data.comparing.distributions import Column
 
 numbers = st.lists(st.integers(-30, 30).map(lambda i: i / 3), min_size=2, max_size=60)
 

@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 from sklearn.metrics import roc_auc_score
 
-from winnow.data import domain
-from winnow.data.domain import Classifier
+from winnow.data.comparing import domain
+from winnow.data.comparing.domain import Classifier
 
 CLASSIFIER = Classifier(rows=500, folds=4, directions=32, shrinkage=0.1, min_auc=0.6)
 

@@ -7,9 +7,9 @@ import pandas as pd
 import pytest
 import scipy.stats
 
-from winnow.data import comparison, drift, splits, store
-from winnow.data.domain import Classifier
-from winnow.data.modality import Modality
+from winnow.data import drift, store
+from winnow.data.comparing import comparison, splits
+from winnow.data.comparing.domain import Classifier
 from winnow.data.stage import BadInput
 
 CLASSIFIER = Classifier(rows=400, folds=4, directions=32, shrinkage=0.1, min_auc=0.55)
@@ -41,7 +41,7 @@ def run(ingest: Path, accepted: Path | None = None, name: str = "drift", **chang
     if accepted is None:
         accepted = ingest.parent / "accepted.json"
         accepted.write_text("{}")
-    drift.main(clouds.MODALITY, ingest, accepted, out, **{**SETTINGS, **changed})
+    drift.main("text", ingest, accepted, out, **{**SETTINGS, **changed})
     found = store.read_json(out / "drift.json")
     return {compared["name"]: compared for compared in found["comparisons"]}
 
@@ -258,14 +258,12 @@ def test_two_runs_are_the_same_bytes_and_the_seed_matters(tmp_path: Path) -> Non
     assert (tmp_path / "a" / "drift.json").read_bytes() != (tmp_path / "c" / "drift.json").read_bytes()
 
 
-def test_compares_what_ingest_wrote_of_every_modality(
-    modality: Modality, ingested: Path, tmp_path: Path
-) -> None:
+def test_compares_what_ingest_wrote_of_every_modality(ingested: Path, tmp_path: Path) -> None:
     accepted = tmp_path / "accepted.json"
     accepted.write_text("{}")
     out = tmp_path / "drift"
     out.mkdir()
-    drift.main(modality, ingested, accepted, out, **{**SETTINGS, "permutations": 1999})
+    drift.main("any", ingested, accepted, out, **{**SETTINGS, "permutations": 1999})
     for compared in store.read_json(out / "drift.json")["comparisons"][:2]:
         assert compared["features"]
         assert all(row["drifted"] in (True, False) for row in compared["features"] if row["status"] == "ok")

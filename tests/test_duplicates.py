@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from winnow.data import duplicates
+from winnow.data.judging import duplicates
 
 
 def by_hand(signature: np.ndarray, exact: np.ndarray, min_agreement: float) -> list[int]:
@@ -47,7 +47,7 @@ def drawn(seed: int, entries: int, values: int) -> tuple[np.ndarray, np.ndarray]
 @contextmanager
 def _warnings() -> Iterator[list[logging.LogRecord]]:
     handler = BufferingHandler(capacity=1000)
-    logger = logging.getLogger("winnow.data.duplicates")
+    logger = logging.getLogger("winnow.data.judging.duplicates")
     logger.addHandler(handler)
     try:
         yield handler.buffer

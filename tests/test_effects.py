@@ -5,7 +5,7 @@ from typing import Any
 import planted
 import pytest
 
-from winnow.data import effects
+from winnow.data.pages import effects
 
 
 @pytest.fixture
@@ -18,6 +18,17 @@ def test_the_headline_is_the_last_round_against_the_data_as_delivered(effect: di
     assert (effect["headline"]["arm"], effect["headline"]["against"]) == ("round@2", "delivered")
     assert effect["headline"]["value_points"] == pytest.approx(10)
     assert effect["over_random"]["against"] == "random_drop@2"
+
+
+def test_the_other_measures_gain_stands_beside_the_headline(tmp_path: Path) -> None:
+    planted.write_effect(tmp_path)
+    path = tmp_path / "effect" / "effect.json"
+    written = json.loads(path.read_text())
+    written["measures"] = [written["measures"][0], {**written["measures"][0], "measure": "finetune"}]
+    planted.write_json(path, written)
+    (also,) = effects.read(tmp_path)["also"]
+    assert (also["measure"], also["arm"], also["against"]) == ("finetune", "round@2", "delivered")
+    assert also["value_points"] == pytest.approx(10)
 
 
 def test_curves_start_with_the_data_as_delivered_and_controls_are_dashed(effect: dict[str, Any]) -> None:

@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 from rawdata import files, read, reasons
 
-from winnow.data.files import Folder
+from winnow.data.sources.files import Folder
 from winnow.data.stage import BadInput
 
 

@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 from scipy import stats
 
-from winnow.data.datamodule import UNLABELLED
+from winnow.data.batches import UNLABELLED
 from winnow.data.intervals import wilson
 from winnow.ssl import arms, gains
 

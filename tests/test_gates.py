@@ -7,8 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from jsonargparse import ArgumentParser
 
-from winnow.data import gates, questions
-from winnow.data.gates import AT_LEAST, AT_MOST, Found, Gate, Limits
+from winnow.data.pages import gates, questions
+from winnow.data.pages.gates import AT_LEAST, AT_MOST, Found, Gate, Limits
 from winnow.data.stage import BadInput
 
 SHARES = st.floats(0, 1)

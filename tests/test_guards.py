@@ -7,7 +7,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import cross_val_predict
 from sklearn.neighbors import KNeighborsClassifier
 
-from winnow.data.guards import refuse_in_sample, refuse_other_order
+from winnow.data.judging.guards import refuse_in_sample, refuse_other_order
 
 CLASSES = ("ant", "bee", "cat", "dog")
 

@@ -13,8 +13,8 @@ import pytest
 from conftest import png, tone, wav
 from rawdata import PNG, TXT, WAV, picture, read, reasons, write_csv
 
-from winnow.data.huggingface import HuggingFace
-from winnow.data.sources import Record
+from winnow.data.sources.huggingface import HuggingFace
+from winnow.data.sources.records import Record
 from winnow.data.stage import BadInput
 
 datasets = pytest.importorskip("datasets", reason="the extra 'huggingface' is not installed")

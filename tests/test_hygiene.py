@@ -2,7 +2,7 @@ import math
 
 import pytest
 
-from winnow.data import hygiene
+from winnow.data.measures import hygiene
 from winnow.data.stage import BadInput
 
 

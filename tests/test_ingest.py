@@ -15,7 +15,7 @@ from winnow.data import ingest, store
 from winnow.data.ingest import plant_noise
 from winnow.data.modality import Modality
 from winnow.data.partition import Splits
-from winnow.data.sources import Record, Source
+from winnow.data.sources.records import Record, Source
 from winnow.data.stage import BadInput
 from winnow.data.text import Text
 
@@ -145,7 +145,7 @@ def test_the_same_source_is_ingested_to_the_same_bytes(
         workers=1,
     )
     names = sorted(p.relative_to(ingested) for p in ingested.rglob("*") if p.is_file())
-    assert len(names) == 8
+    assert len(names) == 9
     for name in names:
         assert (ingested / name).read_bytes() == (tmp_path / "again" / name).read_bytes()
 

@@ -12,7 +12,7 @@ from hypothesis.extra.numpy import arrays
 from PIL import Image
 from sklearn.datasets import load_digits
 
-from winnow.data import issues
+from winnow.data.judging import issues
 from winnow.data.neighbours import Vectors, graph
 from winnow.data.text import Text
 from winnow.data.vision import Vision

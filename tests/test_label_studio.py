@@ -5,8 +5,8 @@ from xml.etree import ElementTree
 
 import pytest
 
-from winnow.data import label_studio
-from winnow.data.label_studio import Hint, Vote
+from winnow.data.deciding import label_studio
+from winnow.data.deciding.label_studio import Hint, Vote
 from winnow.data.stage import BadInput
 
 

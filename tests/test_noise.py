@@ -5,7 +5,7 @@ import pytest
 from scipy.special import softmax
 from sklearn.metrics import average_precision_score, f1_score
 
-from winnow.data import issues, noise
+from winnow.data.judging import issues, noise
 
 
 def drawn(

@@ -3,10 +3,11 @@ import numpy as np
 import pytest
 import scipy.sparse
 
-from winnow.data import folds, opinions
-from winnow.data.issues import comparable
+from winnow.data import folds
+from winnow.data.judging import opinions
+from winnow.data.judging.issues import comparable
+from winnow.data.judging.opinions import VOTE, Evidence, Pool
 from winnow.data.neighbours import Graph, Vectors, graph
-from winnow.data.opinions import VOTE, Evidence, Pool
 
 SIZE, CLASSES = 150, 3
 JUDGED, ASKED, BYSTANDERS = np.arange(110), np.arange(110, 140), np.arange(140, 150)

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from winnow.data import bars, chart, page, wording
+from winnow.data.pages import bars, chart, page, wording
 
 ANY = st.one_of(st.none(), st.floats(), st.integers(-(10**9), 10**9))
 POINTS = st.fixed_dictionaries({"x": ANY, "y": ANY, "low": ANY, "high": ANY})

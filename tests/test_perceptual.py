@@ -2,7 +2,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from winnow.data.perceptual import SIDE, bits
+from winnow.data.measures.perceptual import SIDE, bits
 
 
 def plane(seed: int) -> np.ndarray:

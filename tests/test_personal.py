@@ -2,7 +2,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from winnow.data import personal
+from winnow.data.measures import personal
 
 PLANTED = [
     ("email address", "jane.doe+news@mail.example.co.uk"),

@@ -24,11 +24,11 @@ from winnow.data import alert, stage, store
 TIMED = ("latency.json", "card.html", "card.json", "index.html")
 SOURCES = {
     "vision": {
-        "class_path": "winnow.data.files.Folder",
+        "class_path": "winnow.data.sources.files.Folder",
         "init_args": {"labels": "folders"},
     },
     "speech": {
-        "class_path": "winnow.data.tables.Table",
+        "class_path": "winnow.data.sources.tables.Table",
         "init_args": {
             "table": "labels.csv",
             "path": "file",
@@ -37,7 +37,7 @@ SOURCES = {
         },
     },
     "text": {
-        "class_path": "winnow.data.tables.Table",
+        "class_path": "winnow.data.sources.tables.Table",
         "init_args": {"text": "text", "label": "label"},
     },
 }
@@ -112,7 +112,7 @@ def run_all(kind: Kind, raw: Path, root: Path) -> Path:
         patch.chdir(root)
         patch.delenv(alert.VARIABLE, raising=False)
         for step in steps(kind.name):
-            words = [str(raw) if word == "data/starter.py" else word for word in step.words]
+            words = [str(raw) if word == "data/sources/starter.py" else word for word in step.words]
             patch.setattr(sys, "argv", [step.module.name, *words])
             name = f"winnow.{step.module.folder}.{step.module.name}"
             stage.run(importlib.import_module(name).main)

@@ -7,7 +7,7 @@ from desk import caps, label_policy, scores
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from winnow.data import policy
+from winnow.data.deciding import policy
 
 CLASSES = ["ant", "bee", "cow"]
 

@@ -6,7 +6,6 @@ import runs
 
 from winnow.data import store
 from winnow.data.intervals import wilson
-from winnow.data.modality import Modality
 from winnow.data.store import read_classes
 from winnow.ssl import probe
 
@@ -24,9 +23,9 @@ def plant(root: Path, ingest: Path, signal: float, seed: int = 0) -> Path:
     return root
 
 
-def run(modality: Modality, ingest: Path, labels: Path, embeddings: Path, out: Path) -> dict[str, float]:
+def run(ingest: Path, labels: Path, embeddings: Path, out: Path) -> dict[str, float]:
     out.mkdir(parents=True)
-    probe.main(modality, ingest, labels, embeddings, out, inverse_penalty=3.0, neighbours=5)
+    probe.main("any", ingest, labels, embeddings, out, inverse_penalty=3.0, neighbours=5)
     return store.read_json(out / "metrics.json")
 
 
@@ -35,32 +34,28 @@ def split(ingest: Path, name: str) -> list[str]:
     return list(manifest[manifest["split"] == name]["id"])
 
 
-def test_separable_embeddings_are_classified_without_an_error(
-    modality: Modality, ingested: Path, tmp_path: Path
-) -> None:
+def test_separable_embeddings_are_classified_without_an_error(ingested: Path, tmp_path: Path) -> None:
     embeddings = plant(tmp_path / "embed", ingested, signal=100)
-    metrics = run(modality, ingested, ingested, embeddings, tmp_path / "out")
+    metrics = run(ingested, ingested, embeddings, tmp_path / "out")
     assert metrics["linear_accuracy"] == metrics["knn_accuracy"] == 1.0
     assert metrics["linear_accuracy_high"] == 1.0
     number = len(split(ingested, "test"))
     assert metrics["linear_accuracy_low"] == pytest.approx(wilson(number, number)[0], abs=1e-6)
 
 
-def test_noise_is_classified_by_chance(modality: Modality, ingested: Path, tmp_path: Path) -> None:
+def test_noise_is_classified_by_chance(ingested: Path, tmp_path: Path) -> None:
     accuracies: list[float] = []
     for seed in range(3):
         embeddings = plant(tmp_path / f"embed{seed}", ingested, signal=0, seed=seed)
-        metrics = run(modality, ingested, ingested, embeddings, tmp_path / f"out{seed}")
+        metrics = run(ingested, ingested, embeddings, tmp_path / f"out{seed}")
         names = ("linear_accuracy", "knn_accuracy", "random_linear_accuracy", "random_knn_accuracy")
         accuracies += [metrics[name] for name in names]
     assert np.mean(accuracies) == pytest.approx(1 / 3, abs=0.15)
 
 
-def test_every_number_has_an_interval_and_stands_beside_its_controls(
-    modality: Modality, ingested: Path, tmp_path: Path
-) -> None:
+def test_every_number_has_an_interval_and_stands_beside_its_controls(ingested: Path, tmp_path: Path) -> None:
     embeddings = plant(tmp_path / "embed", ingested, signal=2)
-    metrics = run(modality, ingested, ingested, embeddings, tmp_path / "out")
+    metrics = run(ingested, ingested, embeddings, tmp_path / "out")
     assert metrics.pop("train_samples") == len(split(ingested, "train"))
     assert metrics.pop("test_samples") == len(split(ingested, "test"))
     names = {f"{who}{kind}_accuracy" for who in ("", "random_", "descriptor_") for kind in KINDS}
@@ -75,19 +70,17 @@ def test_every_number_has_an_interval_and_stands_beside_its_controls(
 KINDS = ("linear", "knn")
 
 
-def test_two_runs_leave_the_same_bytes(modality: Modality, ingested: Path, tmp_path: Path) -> None:
+def test_two_runs_leave_the_same_bytes(ingested: Path, tmp_path: Path) -> None:
     embeddings = plant(tmp_path / "embed", ingested, signal=2)
     for name in ("one", "two"):
-        run(modality, ingested, ingested, embeddings, tmp_path / name)
+        run(ingested, ingested, embeddings, tmp_path / name)
     runs.assert_same_files(tmp_path / "one", tmp_path / "two")
 
 
-def test_a_rounds_decisions_about_test_samples_do_not_touch_the_score(
-    modality: Modality, ingested: Path, tmp_path: Path
-) -> None:
+def test_a_rounds_decisions_about_test_samples_do_not_touch_the_score(ingested: Path, tmp_path: Path) -> None:
     """Drop, relabel or unlabel what was hard, and the number must not move."""
     embeddings = plant(tmp_path / "embed", ingested, signal=2)
-    delivered = run(modality, ingested, ingested, embeddings, tmp_path / "delivered")
+    delivered = run(ingested, ingested, embeddings, tmp_path / "delivered")
     test, classes = split(ingested, "test"), read_classes(ingested)
     labels = runs.decide(
         ingested,
@@ -96,10 +89,10 @@ def test_a_rounds_decisions_about_test_samples_do_not_touch_the_score(
         **dict.fromkeys(test[4:8], classes[0]),
         **dict.fromkeys(test[8:]),
     )
-    assert run(modality, ingested, labels, embeddings, tmp_path / "out") == delivered
+    assert run(ingested, labels, embeddings, tmp_path / "out") == delivered
 
 
-def test_learns_from_the_labels_of_the_round(modality: Modality, ingested: Path, tmp_path: Path) -> None:
+def test_learns_from_the_labels_of_the_round(ingested: Path, tmp_path: Path) -> None:
     """With the classes turned around in the train split alone, every prediction is wrong."""
     embeddings = plant(tmp_path / "embed", ingested, signal=100)
     manifest = store.read_table(ingested / "manifest.parquet").set_index("id")
@@ -108,27 +101,23 @@ def test_learns_from_the_labels_of_the_round(modality: Modality, ingested: Path,
         id_: classes[(classes.index(manifest["label"][id_]) + 1) % 3] for id_ in split(ingested, "train")
     }
     labels = runs.decide(ingested, tmp_path / "labels", **turned)
-    metrics = run(modality, ingested, labels, embeddings, tmp_path / "out")
+    metrics = run(ingested, labels, embeddings, tmp_path / "out")
     assert metrics["linear_accuracy"] == metrics["knn_accuracy"] == 0.0
 
 
-def test_dropped_and_unlabelled_samples_teach_nothing(
-    modality: Modality, ingested: Path, tmp_path: Path
-) -> None:
+def test_dropped_and_unlabelled_samples_teach_nothing(ingested: Path, tmp_path: Path) -> None:
     embeddings = plant(tmp_path / "embed", ingested, signal=2)
     train = split(ingested, "train")
     dropped = runs.decide(ingested, tmp_path / "dropped", *train[::3])
     nameless = runs.decide(ingested, tmp_path / "nameless", **dict.fromkeys(train[::3]))
-    one = run(modality, ingested, dropped, embeddings, tmp_path / "one")
-    assert one == run(modality, ingested, nameless, embeddings, tmp_path / "two")
+    one = run(ingested, dropped, embeddings, tmp_path / "one")
+    assert one == run(ingested, nameless, embeddings, tmp_path / "two")
     assert one["train_samples"] == len(train) - len(train[::3])
 
 
-def test_validation_samples_are_neither_learned_from_nor_scored(
-    modality: Modality, ingested: Path, tmp_path: Path
-) -> None:
+def test_validation_samples_are_neither_learned_from_nor_scored(ingested: Path, tmp_path: Path) -> None:
     embeddings = plant(tmp_path / "embed", ingested, signal=2)
     labels = runs.decide(ingested, tmp_path / "labels", *split(ingested, "validation"))
-    assert run(modality, ingested, labels, embeddings, tmp_path / "a") == run(
-        modality, ingested, ingested, embeddings, tmp_path / "b"
+    assert run(ingested, labels, embeddings, tmp_path / "a") == run(
+        ingested, ingested, embeddings, tmp_path / "b"
     )

@@ -1,6 +1,6 @@
 from pathlib import Path
 
-from winnow.data import provenance
+from winnow.data.pages import provenance
 
 PARAMS = """
 vision:

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from winnow.data import ingest, modality, store, tables
+from winnow.data import ingest, modality, store
+from winnow.data.sources import tables
 
 ROOT = Path(__file__).parents[1]
 DATASETS = Path(os.environ.get("WINNOW_DATASETS", ROOT.parent / "shared" / "datasets"))
@@ -52,7 +53,7 @@ def test_free_spoken_digits_come_in_whole_with_whole_speakers_held_out(tmp_path:
     example.main(DATASETS, tmp_path)
     section = yaml.safe_load((tmp_path / "params.yaml").read_text(encoding="utf-8"))["speech"]
     source = section["ingest"]["source"]
-    assert source["class_path"] == "winnow.data.tables.Table"
+    assert source["class_path"] == "winnow.data.sources.tables.Table"
     out = tmp_path / "out"
     out.mkdir()
     ingest.main(

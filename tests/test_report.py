@@ -10,9 +10,10 @@ import planted
 import pytest
 from test_page import Reader, require_self_contained
 
-from winnow.data import chapters, claims, findings, gates, previews, questions, report, store
+from winnow.data import report, store
 from winnow.data.intervals import wilson
 from winnow.data.modality import Modality
+from winnow.data.pages import chapters, claims, findings, gates, previews, questions
 
 
 @pytest.fixture(scope="module")

@@ -1,6 +1,6 @@
 import pandas as pd
 
-from winnow.data import retention
+from winnow.data.pages import retention
 
 
 def table(rows: list[tuple[str, str, str, str, bool]]) -> pd.DataFrame:

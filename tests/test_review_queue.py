@@ -3,8 +3,8 @@ import pandas as pd
 import pytest
 from desk import queue, scores
 
-from winnow.data import policy, review_queue
-from winnow.data.review_queue import BLIND, SUSPECT, Strata
+from winnow.data.deciding import policy, review_queue
+from winnow.data.deciding.review_queue import BLIND, SUSPECT, Strata
 
 CLASSES = ["ant", "bee", "cow"]
 

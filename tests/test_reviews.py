@@ -11,7 +11,8 @@ import pytest
 from desk import HEADER, NAMES, OLD_HEADER, Desk, label_policy, queue
 from test_label_studio import annotation, full
 
-from winnow.data import label_studio, reviews, store
+from winnow.data import store
+from winnow.data.deciding import label_studio, reviews
 from winnow.data.modality import Modality
 from winnow.data.stage import BadInput
 
@@ -235,8 +236,8 @@ def test_help_says_how_it_goes_around(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(sys, "argv", ["reviews", "--help"])
-    monkeypatch.delitem(sys.modules, "winnow.data.reviews")
+    monkeypatch.delitem(sys.modules, "winnow.data.deciding.reviews")
     with pytest.raises(SystemExit) as ended:
-        runpy.run_module("winnow.data.reviews", run_name="__main__")
+        runpy.run_module("winnow.data.deciding.reviews", run_name="__main__")
     assert ended.value.code == 0
     assert "Label Studio" in capsys.readouterr().out

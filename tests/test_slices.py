@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from winnow.data import intervals
-from winnow.data.slices import Slicing, ambiguous_pairs, slices
+from winnow.data.judging.slices import Slicing, ambiguous_pairs, slices
 
 SLICING = Slicing(bins=4, min_size=20, alpha=0.05, min_excess=0.05)
 

@@ -59,7 +59,7 @@ SECTION = {
 }
 INGEST = {
     "source": {
-        "class_path": "winnow.data.tables.Table",
+        "class_path": "winnow.data.sources.tables.Table",
         "init_args": {"text": "text", "label": "label"},
     },
     "splits": {"validation": 0.2, "test": 0.2},
@@ -239,7 +239,7 @@ def test_a_modality_or_an_input_that_is_not_there_is_named(room: Room, refusal: 
     [
         ({"splits": {"validation": 0.2, "tset": 0.2}}, ["text.ingest", "tset"]),
         ({"splits": {"validation": 0.9, "test": 0.9}}, ["text.ingest", "sum to less than 1"]),
-        ({"source": {"class_path": "winnow.data.tables.Table"}}, ["text.ingest", "text and path"]),
+        ({"source": {"class_path": "winnow.data.sources.tables.Table"}}, ["text.ingest", "text and path"]),
         ({"seed": None}, ["text.ingest", "seed"]),
     ],
     ids=["key", "value", "source", "none"],

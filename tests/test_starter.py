@@ -8,9 +8,9 @@ import soundfile
 from PIL import Image
 from sklearn.datasets import load_digits
 
-from winnow.data.sources import Record, Source
+from winnow.data.sources.records import Record, Source
+from winnow.data.sources.starter import VARIANTS, WORDS, Digits, Docstrings, SpokenDigits, utterance
 from winnow.data.stage import BadInput
-from winnow.data.starter import VARIANTS, WORDS, Digits, Docstrings, SpokenDigits, utterance
 
 
 def read(source: Source) -> list[Record]:
@@ -56,6 +56,8 @@ def test_docstrings_are_the_same_capped_and_without_duplicates():
     assert len({record.source for record in records}) == 300
     assert min(len(record.raw) for record in records) >= 60
     assert not any("/tests/" in record.source for record in records)
+    assert all(record.group and record.source.startswith(record.group) for record in records)
+    assert 2 < len({record.group for record in records}) < 150
 
 
 def test_a_cap_takes_the_same_docstrings_out_of_all():

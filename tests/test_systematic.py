@@ -1,8 +1,9 @@
 import numpy as np
 import pytest
 
-from winnow.data import folds, neighbours, systematic
-from winnow.data.systematic import Systematic
+from winnow.data import folds, neighbours
+from winnow.data.judging import systematic
+from winnow.data.judging.systematic import Systematic
 
 CLASSES, GROUPS, EACH = 5, 6, 20
 

@@ -7,9 +7,9 @@ import pandas as pd
 import pytest
 from rawdata import files, read, reasons, write_csv
 
-from winnow.data.sources import Record
+from winnow.data.sources.records import Record
+from winnow.data.sources.tables import Table
 from winnow.data.stage import BadInput
-from winnow.data.tables import Table
 
 ROWS = [
     {"body": "Hé, “you”\nthere", "kind": "x", "n": 1, "part": "train", "who": "ann"},

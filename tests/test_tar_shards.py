@@ -10,9 +10,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from rawdata import PNG, picture, read, reasons, write_shards, write_tar
 
-from winnow.data import tar_shards
+from winnow.data.sources import tar_shards
+from winnow.data.sources.tar_shards import WebDataset
 from winnow.data.stage import BadInput
-from winnow.data.tar_shards import WebDataset
 
 
 def write_texts(path: Path, count: int = 5) -> Path:

@@ -5,7 +5,7 @@ import tiny
 import torch
 
 from winnow.compress.teaching import distillation_loss
-from winnow.data.datamodule import Batch
+from winnow.data.batches import Batch
 from winnow.data.vision import Vision
 from winnow.ssl.classification import accuracy, label_loss, predict
 

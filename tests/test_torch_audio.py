@@ -9,8 +9,8 @@ import torchaudio
 from conftest import tone, wav
 from rawdata import WAV, read, reasons, write_commands
 
+from winnow.data.sources.torch_audio import Torchaudio
 from winnow.data.stage import BadInput
-from winnow.data.torch_audio import Torchaudio
 
 
 def commands(root: Path) -> Path:

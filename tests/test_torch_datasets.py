@@ -6,10 +6,10 @@ import torch
 import torchaudio.datasets
 import torchvision.datasets
 
-from winnow.data import torch_audio, torch_vision
-from winnow.data.torch_audio import Torchaudio
-from winnow.data.torch_datasets import DatasetClass, label_at, parts_of
-from winnow.data.torch_vision import Torchvision
+from winnow.data.sources import torch_audio, torch_vision
+from winnow.data.sources.torch_audio import Torchaudio
+from winnow.data.sources.torch_datasets import DatasetClass, label_at, parts_of
+from winnow.data.sources.torch_vision import Torchvision
 
 
 def test_what_is_known_of_classes_is_true_of_the_installed_libraries():

@@ -8,8 +8,8 @@ from conftest import png
 from PIL import Image
 from rawdata import PNG, picture, read, reasons, write_idx
 
+from winnow.data.sources.torch_vision import Torchvision
 from winnow.data.stage import BadInput
-from winnow.data.torch_vision import Torchvision
 
 
 def write_folder(root: Path) -> Path:
@@ -151,7 +151,7 @@ def test_data_that_is_not_there_is_an_error_that_says_what_to_do(tmp_path: Path)
 
 @pytest.mark.parametrize("mode", ["CMYK", "F", "I;16", "P", "RGBA", "LA", "1"])
 def test_an_image_of_any_mode_becomes_a_png_that_says_the_same(mode: str):
-    from winnow.data.torch_vision import _png
+    from winnow.data.sources.torch_vision import _png
 
     image = Image.fromarray(picture(1)).convert("I;16" if mode == "I;16" else mode)
     again = Image.open(io.BytesIO(_png(image)))

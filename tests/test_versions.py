@@ -5,8 +5,8 @@ import pandas as pd
 import pytest
 import scipy.sparse
 
-from winnow.data import versions
-from winnow.data.distributions import distance
+from winnow.data.comparing import versions
+from winnow.data.comparing.distributions import distance
 
 
 def table(size: int = 1000, seed: int = 0) -> pd.DataFrame:

@@ -4,10 +4,12 @@ from typing import Any
 
 import lightning
 import torch
+from torch import Tensor
 from torch.utils.data import DataLoader
 
+from winnow.compress.sparsity import magnitude_keep, prunable
 from winnow.compress.teaching import Distillation, Taught
-from winnow.data.datamodule import Batch
+from winnow.data.batches import Batch
 from winnow.data.vision import Vision
 from winnow.ssl.checkpoint import PlainCheckpoint
 from winnow.ssl.model import Classifier, Encoder, Shape
@@ -63,3 +65,12 @@ def fit(method: Taught, steps: int, *callbacks: lightning.Callback) -> lightning
 def batches(steps: int, start: int = 0) -> DataLoader[Batch]:
     drawn = [samples(32, seed=step) for step in range(start, steps)]
     return DataLoader(drawn, batch_size=None)  # type: ignore[arg-type]
+
+
+def sparsify(model: torch.nn.Module) -> dict[str, Tensor]:
+    """Prune three of four blocks of a model, and tell which weights are kept."""
+    keep = {n: magnitude_keep(w, 0.75, (1, 4), "average") for n, w in prunable(model).items()}
+    with torch.no_grad():
+        for name, weight in prunable(model).items():
+            weight.mul_(keep[name])
+    return keep
