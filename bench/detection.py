@@ -17,7 +17,10 @@ from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
+import scipy.sparse
+from rich.console import Console
 from rich.progress import track
+from sklearn.decomposition import TruncatedSVD
 from sklearn.metrics import average_precision_score, precision_recall_fscore_support
 from threadpoolctl import threadpool_limits
 
@@ -28,6 +31,7 @@ from winnow.data.judging.judge import Judge, judge_labels
 from winnow.data.judging.opinions import Evidence
 
 _EXACT = 30_000  # samples up to which all pairs are compared
+_COMPONENTS = 300  # of words, for Datalab
 JUDGE = Judge(folds=5, inverse_penalty=3.0, neighbours=30)
 
 
@@ -38,11 +42,13 @@ class Dataset(NamedTuple):
         name: of the modality.
         manifest: `id, label, split, group`, true labels, all in the train split.
         evidence: of descriptors and of embeddings.
+        features: descriptors as Datalab takes them.
     """
 
     name: str
     manifest: pd.DataFrame
     evidence: dict[str, Evidence]
+    features: np.ndarray
 
 
 def load(workspace: Path, name: str) -> Dataset:
@@ -58,7 +64,14 @@ def load(workspace: Path, name: str) -> Dataset:
         vectors = store.read_vectors(folder / kind, manifest["id"])
         graph = neighbours.graph(issues.comparable(vectors), k=JUDGE.neighbours, exact_up_to=_EXACT, seed=0)
         evidence[kind] = Evidence(vectors, graph)
-    return Dataset(name, manifest, evidence)
+    return Dataset(name, manifest, evidence, dense(evidence["descriptors"].vectors))
+
+
+def dense(vectors: np.ndarray | scipy.sparse.csr_array) -> np.ndarray:
+    """Give what Datalab can hold: words by the thousand are told in 300 components."""
+    if isinstance(vectors, np.ndarray):
+        return vectors
+    return TruncatedSVD(_COMPONENTS, random_state=0).fit_transform(vectors)
 
 
 def uniform(rate: float) -> Callable[[pd.DataFrame, np.random.Generator], pd.Series]:
@@ -116,13 +129,11 @@ def datalab(dataset: Dataset, labels: pd.Series) -> tuple[np.ndarray, np.ndarray
         warnings.simplefilter("ignore")
         from cleanlab import Datalab
 
-        vectors = dataset.evidence["descriptors"].vectors
-        features = vectors if isinstance(vectors, np.ndarray) else vectors.toarray()
         with contextlib.redirect_stdout(io.StringIO()):
             lab = Datalab({"label": labels.tolist()}, label_name="label", verbosity=0)
             # One process: forked ones would each hold the features.
             arguments = {"clean_learning_kwargs": {"find_label_issues_kwargs": {"n_jobs": 1}}}
-            lab.find_issues(features=features, issue_types={"label": arguments})
+            lab.find_issues(features=dataset.features, issue_types={"label": arguments})
     found = lab.get_issues("label")
     return -found["label_score"].to_numpy(), found["is_label_issue"].to_numpy()
 
@@ -159,7 +170,7 @@ def measure(dataset: Dataset, kind: str, seed: int) -> list[dict[str, object]]:
 
 
 def main(argv: list[str]) -> None:
-    """Print the table."""
+    """Print the table, dataset by dataset."""
     parser = argparse.ArgumentParser(prog="python -m bench.data detection", description=__doc__)
     parser.add_argument("workspace", type=Path, help="where `make real` has run: build/real")
     parser.add_argument("--seeds", type=int, default=3)
@@ -168,17 +179,25 @@ def main(argv: list[str]) -> None:
         "--errors", nargs="+", default=None, help=", ".join(KINDS | GROUPED_KINDS).replace("%", "%%")
     )
     chosen = parser.parse_args(argv)
-    rows = []
+    print("| dataset | errors | by | P | R | F1 | AP |\n|---|---|---|---|---|---|---|", flush=True)
     with threadpool_limits(1):
         for name in chosen.modalities:
             dataset = load(chosen.workspace, name)
             kinds = KINDS | (GROUPED_KINDS if dataset.manifest["group"].notna().any() else {})
             runs = [(kind, seed) for kind in chosen.errors or kinds for seed in range(chosen.seeds)]
-            for kind, seed in track(runs, description=f"{name}, {len(dataset.manifest):,} samples"):
-                rows += measure(dataset, kind, seed)
-    table = pd.DataFrame(rows).groupby(["dataset", "errors", "by"], sort=False)[["P", "R", "F1", "AP"]]
+            shown = Console(stderr=True)
+            label = f"{name}, {len(dataset.manifest):,} samples"
+            rows = [
+                row
+                for kind, seed in track(runs, description=label, console=shown)
+                for row in measure(dataset, kind, seed)
+            ]
+            _print(pd.DataFrame(rows))
+
+
+def _print(rows: pd.DataFrame) -> None:
+    table = rows.groupby(["dataset", "errors", "by"], sort=False)[["P", "R", "F1", "AP"]]
     mean, spread = table.mean(), table.std(ddof=0)
-    print("\n| dataset | errors | by | P | R | F1 | AP |\n|---|---|---|---|---|---|---|")
     for key, row in mean.iterrows():
         cells = (f"{row[name]:.3f} ± {spread.loc[key, name]:.3f}" for name in ("P", "R", "F1", "AP"))
-        print("|", " | ".join([*key, *cells]), "|")
+        print("|", " | ".join([*key, *cells]), "|", flush=True)

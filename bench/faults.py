@@ -140,7 +140,7 @@ def _run(one: Set, section: dict[str, Any], root: Path, planted: int, random: Ra
         alarms = sum(sets[row_of[i]] >= 0 for i in clean)
         yield Line(one.name, name, len(pairs), sum(together), f"{alarms} of {len(clean)}")
     yield from _leaks(one, copies, summary["leakage"], manifest)
-    yield from _refusals(one.name, kind, section, root, manifest)
+    yield from _refusals(one.name, section, root, manifest)
 
 
 class Pair(NamedTuple):
@@ -232,9 +232,7 @@ def _leaks(
             )
 
 
-def _refusals(
-    name: str, kind: modality.Modality, section: dict[str, Any], root: Path, manifest: pd.DataFrame
-) -> Iterator[Line]:
+def _refusals(name: str, section: dict[str, Any], root: Path, manifest: pd.DataFrame) -> Iterator[Line]:
     """Try what must stop a stage."""
     vectors = store.read_vectors(root / "ingest" / "descriptors", manifest["id"])
     names, labels = np.unique(manifest["label"].to_numpy(str), return_inverse=True)
@@ -272,7 +270,7 @@ def _few(whole: Path, out: Path, number: int) -> None:
     manifest = store.read_table(whole / "manifest.parquet")[:number]
     store.write_table(out / "manifest.parquet", manifest)
     store.write_table(out / "annotations.parquet", store.read_table(whole / "annotations.parquet")[:0])
-    for name in ("samples", "descriptors", "fingerprints"):
+    for name in ("kind.json", "samples", "descriptors", "fingerprints"):
         (out / name).symlink_to(whole / name)
 
 

@@ -64,7 +64,7 @@ def main(argv: Sequence[str]) -> None:
         root = asked.keep or Path(temporary)
         page, seconds = render(root, asked.samples)
         measured = {name: vitals(page, size, asked.runs) for name, size in WINDOWS.items()}
-    print(table(page_size(page), seconds, asked.samples, measured))
+        print(table(page_size(page), seconds, asked.samples, measured))
 
 
 def render(root: Path, samples: int) -> tuple[Path, float]:
