@@ -25,11 +25,11 @@ Vectors: TypeAlias = np.ndarray | scipy.sparse.csr_array
 Method: TypeAlias = Literal["exact", "cells", "inverted lists"]
 
 _PER_CELL = 256  # samples
-_CELLS_LOOKED_AT = 64
+_CELLS_LOOKED_AT = 32
 _POINTS_PER_CELL = 40  # that a cell's centre is fitted to
 _ROUNDS = 8  # of the fit
 _LOOKED_AT = 8_192  # entries of inverted lists, for each sample
-_SPARE = 5  # candidates for each neighbour; true distances choose
+_SPARE = {"cells": 1.2, "inverted lists": 5}  # candidates for each neighbour; true distances choose
 _SAMPLE = 500  # samples whose true neighbours are looked up to measure recall
 _BLOCK = 512  # samples handled at once
 _PART = 32_768  # samples that are one worker's job
@@ -81,17 +81,18 @@ def graph(vectors: Vectors, *, k: int, exact_up_to: int, seed: int, workers: Wor
             nearest = NearestNeighbors(n_neighbors=k, algorithm="brute").fit(vectors)
             distance, index = nearest.kneighbors()
             return Graph(index.astype(np.int32), distance.astype(np.float32), "exact", None, 0)
-        search = _Search(vectors, _places(vectors, seed), k, min(count, _SPARE * k + 1), seed)
+        method: Method = "cells" if isinstance(vectors, np.ndarray) else "inverted lists"
+        wanted = min(count, round(_SPARE[method] * k) + 1)
+        search = _Search(vectors, _places(vectors, seed), k, wanted, seed)
         index, distance = np.empty((count, k), np.int32), np.empty((count, k), np.float32)
         parts = [slice(start, min(count, start + _PART)) for start in range(0, count, _PART)]
         for part, found in zip(parts, calls(_look, search, parts, workers), strict=True):
             index[part], distance[part] = found
         random = np.random.default_rng(seed)
         sample = np.sort(random.choice(count, min(_SAMPLE, count), replace=False))
-        truth = _compare_all(vectors, sample, k)[1][:, -1:]
+        truth = _compare_all(vectors, sample, k, wanted)[1][:, -1:]
     # By distance: of several at the same distance none is a truer neighbour than the others.
     found = distance[sample] <= truth * (1 + 1e-5) + 1e-6
-    method: Method = "cells" if isinstance(vectors, np.ndarray) else "inverted lists"
     return Graph(index, distance, method, round(float(found.mean()), 4), len(sample))
 
 
@@ -213,7 +214,7 @@ def _sparse_squared(vectors: scipy.sparse.csr_array, rows: np.ndarray, asked: np
     return np.where(squared < 1e-12 * length, 0, squared)  # of equals, only rounding is left
 
 
-def _compare_all(vectors: Vectors, rows: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
+def _compare_all(vectors: Vectors, rows: np.ndarray, k: int, wanted: int) -> tuple[np.ndarray, np.ndarray]:
     """Find the neighbours of some rows among all samples."""
     count = vectors.shape[0]
     index = np.empty((len(rows), k), np.int32)
@@ -222,12 +223,11 @@ def _compare_all(vectors: Vectors, rows: np.ndarray, k: int) -> tuple[np.ndarray
     for places in (slice(i, i + few) for i in range(0, len(rows), few)):
         asked = rows[places]
         if isinstance(vectors, np.ndarray):
-            candidates = faiss.knn(vectors[asked], vectors, min(count, _SPARE * k + 1))[1]
+            candidates = faiss.knn(vectors[asked], vectors, wanted)[1]
         else:
             lengths = np.asarray(vectors.multiply(vectors).sum(1)).ravel()
             closeness = 2 * (vectors[asked] @ vectors.T).toarray() - lengths
-            candidates = np.argpartition(-closeness, min(count - 1, _SPARE * k), axis=1)
-            candidates = candidates[:, : _SPARE * k + 1]
+            candidates = np.argpartition(-closeness, wanted - 1, axis=1)[:, :wanted]
         index[places], distance[places] = _nearest_of(vectors, asked, candidates, k)
     return index, distance
 
