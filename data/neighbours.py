@@ -16,6 +16,7 @@ import numpy as np
 import scipy.sparse
 from faiss.contrib.big_batch_search import big_batch_search
 from jaxtyping import Float32, Int32, Integer
+from sklearn import config_context
 from sklearn.neighbors import NearestNeighbors
 from threadpoolctl import threadpool_limits
 
@@ -32,6 +33,7 @@ _LOOKED_AT = 8_192  # entries of inverted lists, for each sample
 _SPARE = {"cells": 1.2, "inverted lists": 5}  # candidates for each neighbour; true distances choose
 _SAMPLE = 500  # samples whose true neighbours are looked up to measure recall
 _BLOCK = 512  # samples handled at once
+_WORKING_MB = 32  # for distances at once; scikit-learn's 1,024 MB are slower
 _PART = 32_768  # samples that are one worker's job
 
 
@@ -79,7 +81,8 @@ def graph(vectors: Vectors, *, k: int, exact_up_to: int, seed: int, workers: Wor
     with threadpool_limits(1):
         if count <= exact_up_to:
             nearest = NearestNeighbors(n_neighbors=k, algorithm="brute").fit(vectors)
-            distance, index = nearest.kneighbors()
+            with config_context(working_memory=_WORKING_MB):
+                distance, index = nearest.kneighbors()
             return Graph(index.astype(np.int32), distance.astype(np.float32), "exact", None, 0)
         method: Method = "cells" if isinstance(vectors, np.ndarray) else "inverted lists"
         wanted = min(count, round(_SPARE[method] * k) + 1)
