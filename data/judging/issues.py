@@ -34,7 +34,7 @@ class Detected(NamedTuple):
     Attributes:
         by_margin: the calibrated number of lowest margins.
         by_filter: cleanlab's pruning by noise rate.
-        by_neighbours: a confident vote of the neighbours for another label.
+        by_neighbours: a vote of the neighbours against the label, the noise considered that the vote shows.
         off_diagonal: share of wrong labels, of the confident joint.
         calibrated: the same of the calibrated one.
     """
@@ -46,13 +46,14 @@ class Detected(NamedTuple):
     calibrated: float
 
 
-def detect(labels: np.ndarray, judged: np.ndarray, voted: np.ndarray) -> Detected:
+def detect(labels: np.ndarray, judged: np.ndarray, voted: np.ndarray, seed: int) -> Detected:
     """Ask cleanlab's detectors about given labels.
 
     Args:
         labels: class index of each sample; every class occurs.
         judged: out-of-fold probabilities `[sample, class]` of the model.
         voted: the same of the neighbours' vote.
+        seed: see `noise_model`.
 
     Raises:
         ValueError: if probabilities are no probabilities, or a class has no sample.
@@ -71,7 +72,8 @@ def detect(labels: np.ndarray, judged: np.ndarray, voted: np.ndarray) -> Detecte
         # It leaves classes of a sample or two alone: the audit reports rare classes.
         warnings.filterwarnings("ignore", "May not flag all label issues", UserWarning)
         by_filter = find_label_issues(labels, judged, filter_by="prune_by_noise_rate", n_jobs=1)
-    by_neighbours = (voted.max(1) > 0.5) & (voted.argmax(1) != labels)
+    # Where two labels in five are wrong, hardly any vote has a majority, and many a label next to no vote.
+    by_neighbours = noise_model(voted, labels, seed).wrong(voted, labels) > 0.5
     size = len(labels)
     return Detected(by_margin, by_filter, by_neighbours, plain / size, calibrated / size)
 

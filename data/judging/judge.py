@@ -100,9 +100,9 @@ def judge_labels(
             continue
         true[part] = fitted.true(judged[part], pool.given[part])
         wrong[part] = fitted.wrong(judged[part], pool.given[part])
-    detected = _detect(table, rows, pool, judged, voted)
+    detected = _detect(table, rows, pool, judged, voted, seed)
     if len(np.unique(pool.given[pool.asked])) > 1:
-        _detect(table, pool.asked, pool, judged, voted)
+        _detect(table, pool.asked, pool, judged, voted, seed)
     suggested, sure = true.argmax(1), true.max(1)
 
     families = folds.kin(groups, duplicate)
@@ -212,9 +212,10 @@ def _present(labels: np.ndarray, *probabilities: np.ndarray) -> tuple[np.ndarray
 
 
 def _detect(
-    table: pd.DataFrame, rows: np.ndarray, pool: Pool, judged: np.ndarray, voted: np.ndarray
+    table: pd.DataFrame, rows: np.ndarray, pool: Pool, judged: np.ndarray, voted: np.ndarray, seed: int
 ) -> issues.Detected:
-    found = issues.detect(*_present(pool.given[rows], judged[rows], voted[rows]))
+    labels, judged, voted = _present(pool.given[rows], judged[rows], voted[rows])
+    found = issues.detect(labels, judged, voted, seed)
     for name in ("by_margin", "by_filter", "by_neighbours"):
         table.loc[rows, name] = getattr(found, name)
     return found
