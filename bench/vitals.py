@@ -55,7 +55,7 @@ TARGETS = {"html": 5_000_000, "lcp_ms": 1000, "shift": 0.02}
 
 def main(argv: Sequence[str]) -> None:
     """Print the table."""
-    parser = argparse.ArgumentParser(prog="python -m bench.vitals", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m bench.data vitals", description=__doc__)
     parser.add_argument("--samples", type=int, default=100_000)
     parser.add_argument("--runs", type=int, default=5)
     parser.add_argument("--keep", type=Path, help="folder for what is made, instead of a temporary one")

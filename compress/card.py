@@ -30,7 +30,7 @@ def main(modality: str, root: Path, out: Path, *, rounds: list[int]) -> None:
     """Report what became of the encoder: how good, how small, how fast, and how it got there.
 
     Args:
-        modality: its name.
+        modality: names the section of params.yaml; what it is stands in `kind.json`.
         root: folder that holds the stages' folders, from `ingest` to `evaluate`, and `probe@r`.
         out: folder for `card.html` and `card.json`.
         rounds: numbers of the rounds that were probed, besides 0.

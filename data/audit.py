@@ -78,7 +78,7 @@ def main(
     when they were ingested.
 
     Args:
-        modality: its name.
+        modality: names the section of params.yaml; what it is stands in `kind.json`.
         ingest: kind, manifest, descriptors, fingerprints, annotations.
         labels: what the model learns from: folder of `ingest`, for the labels as delivered, or of a
             round's decisions.

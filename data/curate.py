@@ -50,7 +50,7 @@ def main(
     """Decide about every sample.
 
     Args:
-        modality: its name.
+        modality: names the section of params.yaml; what it is stands in `kind.json`.
         ingest: kind and manifest; the samples, where they are texts to be reviewed.
         audit: what the round found, `issues.parquet` and `summary.json`.
         reviews: CSV of human decisions; they win over policy and caps, and hold for exact copies.

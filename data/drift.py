@@ -43,7 +43,7 @@ def main(
     """Compare the splits, and this version with the accepted one.
 
     Args:
-        modality: its name.
+        modality: names the section of params.yaml, nothing more.
         ingest: manifest and descriptors.
         accepted: the report of the version that was accepted last; `{}` if none was.
         out: receives `drift.json`, `profile.json`, `metrics.json`.

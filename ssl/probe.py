@@ -30,7 +30,7 @@ def main(
     beside them.
 
     Args:
-        modality: its name.
+        modality: names the section of params.yaml, nothing more.
         ingest: samples and their descriptors.
         labels: folder of a round's decisions, or of `ingest` for round 0.
         embed: embeddings of the encoder and of an untrained network.
