@@ -16,7 +16,7 @@ KINDS = ("label issue", "outlier", "near duplicate", "ordinary")  # a sample is 
 _FEWEST = 12  # samples of which a map can be made
 _FLAGGED_SHARE = 0.3  # of the map, that flagged samples may take
 _COMPONENTS, _PERPLEXITY = 30, 30
-_ITERATIONS = 500  # half of scikit-learn's default keeps neighbours together as well: trustworthiness .988, .917
+_ITERATIONS = 500  # half of scikit-learn's default; trustworthiness is the same (.988 vision, .917 text)
 _NAMED = 24  # classes whose name stands on the map
 EMPTY: Mapping[str, Any] = {"method": "", "n": 0, "of": 0, "counts": {}, "points": [], "labels": []}
 
