@@ -4,6 +4,7 @@ import base64
 import hashlib
 import io
 import math
+from functools import lru_cache
 from typing import ClassVar, final
 
 import numpy as np
@@ -81,9 +82,7 @@ class Speech(Modality):
         common = math.gcd(rate, self.sample_rate_hz)
         if rate // common * (self.sample_rate_hz // common) > _LARGEST_FILTER:
             raise Reject(f"{rate} Hz is no sensible multiple or part of {self.sample_rate_hz} Hz")
-        resampled = torchaudio.functional.resample(
-            torch.from_numpy(mono).float(), rate, self.sample_rate_hz
-        ).numpy()
+        resampled = _resampler(rate, self.sample_rate_hz)(torch.from_numpy(mono).float()).numpy()
         loudest = float(np.abs(resampled).max())
         pcm = np.round(resampled / max(loudest, 1.0) * 32767).astype(np.int16)
         if np.ptp(pcm) == 0:
@@ -190,6 +189,11 @@ def _is_real(x: Float[Tensor, "frame mel"]) -> Bool[Tensor, " frame"]:
 
 def _mark_real(frames: Float[Tensor, "frame mel"]) -> Float[Tensor, "frame mel"]:
     return torch.where(frames == 0, _NOT_ZERO, frames)
+
+
+@lru_cache(maxsize=4)  # a dataset has few rates, and to make a filter takes as long as to use it
+def _resampler(rate: int, wanted: int) -> torchaudio.transforms.Resample:
+    return torchaudio.transforms.Resample(rate, wanted)
 
 
 def _read(raw: bytes) -> tuple[Float64[np.ndarray, "time channel"], int]:
