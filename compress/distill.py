@@ -1,8 +1,11 @@
 """classifier → shallower classifier, taught by it."""
 
+import copy
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+
+from torch import nn
 
 from winnow.compress import teaching
 from winnow.compress.teaching import Distillation, Taught
@@ -10,7 +13,7 @@ from winnow.data import store
 from winnow.data.modality import Modality
 from winnow.ssl import model as models
 from winnow.ssl import train
-from winnow.ssl.model import Classifier, Encoder
+from winnow.ssl.model import Classifier
 from winnow.ssl.train import Optimization
 
 
@@ -29,13 +32,12 @@ def shallower(teacher: Classifier, layers: list[int]) -> Classifier:
     depth = teacher.encoder.shape.layers
     if not layers or layers != sorted(set(layers)) or layers[0] < 0 or layers[-1] >= depth:
         raise ValueError(f"layers must ascend within 0 to {depth - 1}, not {layers}")
-    encoder = Encoder(teacher.encoder.modality, replace(teacher.encoder.shape, layers=len(layers)))
-    encoder.frontend.load_state_dict(teacher.encoder.frontend.state_dict())
-    encoder.norm.load_state_dict(teacher.encoder.norm.state_dict())
-    for layer, source in zip(encoder.layers, layers, strict=True):
-        layer.load_state_dict(teacher.encoder.layers[source].state_dict())
-    student = Classifier(encoder, teacher.classes)
-    student.head.load_state_dict(teacher.head.state_dict())
+    student = copy.deepcopy(teacher)
+    encoder = student.encoder
+    encoder.layers = nn.ModuleList(encoder.layers[number] for number in layers)
+    if encoder.shape.attention_bias == "layer_table":
+        encoder.relative = nn.ModuleList(encoder.relative[number] for number in layers)
+    encoder.shape = replace(encoder.shape, layers=len(layers))
     return student
 
 

@@ -1,68 +1,44 @@
-"""Speech: a recording is a row of frames of its log-mel spectrogram."""
+"""Speech: a recording is a row of frames, of its log-mel spectrogram or of what convolutions make of it."""
 
 import base64
 import hashlib
 import io
 import math
-from functools import lru_cache
-from typing import ClassVar, final
+from typing import ClassVar, TypeVar, final
 
 import numpy as np
 import soundfile
 import torch
 import torchaudio
-from jaxtyping import Bool, Float, Float32, Float64, UInt16
+from jaxtyping import Bool, Float, Float32, Int, UInt16
 from torch import Generator, Tensor, nn
 from torch.nn import functional
 
-from winnow.data.measures import acoustics, perceptual
+from winnow.data.measures import acoustics, perceptual, recordings
 from winnow.data.measures.acoustics import FRAMES_PER_SECOND, WINDOW_SECONDS
 from winnow.data.modality import Decoded, Modality, Reject, Tokens
 
-MAX_SECONDS = 60.0  # a longer recording is a session, to be cut up before it comes here
+_BANDS = 40  # of the spectrogram that describes a recording, where no network reads it
 _NOT_ZERO = 1e-6  # stands in for a 0 in a real frame: a frame of zeros means padding
 _PLAYABLE_BYTES = 100_000  # a preview carries a player up to this size
-_LARGEST_FILTER = 10_000_000  # values of a resampling filter; a broken header can ask for gigabytes
-_UNKNOWN_SIZES = (0, 0x7FFFFFFF, 0xFFFFFFFF)  # what writes a WAV to a pipe leaves in its header
 
 
-@final
-class Speech(Modality):
-    """Mono recordings as stacks of log-mel frames, 10 ms apart and 25 ms wide.
-
-    Args:
-        sample_rate_hz: rate that recordings are kept at.
-        seconds: of a sample: the middle of a longer recording, a shorter one is padded at its end.
-        mels: bands of the spectrogram.
-        frames_per_token: frames that are stacked to one token.
-
-    Raises:
-        ValueError: if not even one token fits.
-    """
+class _Recording(Modality):
+    """What recordings have in common, however a network reads them."""
 
     suffixes: ClassVar[frozenset[str]] = frozenset({".wav", ".flac", ".ogg", ".mp3"})
     media_type: ClassVar[str] = "audio/flac"
     min_agreement: ClassVar[float] = 0.94
 
-    def __init__(self, sample_rate_hz: int, seconds: float, mels: int, frames_per_token: int) -> None:
-        tokens = round(seconds * FRAMES_PER_SECOND) // frames_per_token
-        if tokens < 1:
-            raise ValueError(
-                f"no token of {frames_per_token} frames fits in {seconds} s of "
-                f"{FRAMES_PER_SECOND} frames a second"
-            )
+    def __init__(self, sample_rate_hz: int, seconds: float, mels: int) -> None:
         self.sample_rate_hz, self.seconds, self.mels = sample_rate_hz, seconds, mels
-        self.frames_per_token = frames_per_token
-        self.frames = tokens * frames_per_token
-        self.grid = (tokens,)
-        self._hop = sample_rate_hz // FRAMES_PER_SECOND
         window = round(sample_rate_hz * WINDOW_SECONDS)
         self._spectrogram = torchaudio.transforms.MelSpectrogram(
             sample_rate=sample_rate_hz,
             # Twice the usual: at 8 kHz the lowest bands would have no FFT bin otherwise.
             n_fft=2 ** math.ceil(math.log2(window) + 1),
             win_length=window,
-            hop_length=self._hop,
+            hop_length=sample_rate_hz // FRAMES_PER_SECOND,
             n_mels=mels,
             pad_mode="constant",
         )
@@ -73,16 +49,13 @@ class Speech(Modality):
         The content decides, not the file's ending. A truncated OGG or MP3 cannot be told from a
         shorter one and passes.
         """
-        samples, rate = _read(raw)
+        samples, rate = recordings.read(raw)
         if not np.isfinite(samples).all():
             raise Reject("samples are NaN or infinite")
         mono = samples.mean(axis=1)
         if len(mono) < rate * WINDOW_SECONDS:
             raise Reject(f"{len(mono)} samples at {rate} Hz are less than one window of 25 ms")
-        common = math.gcd(rate, self.sample_rate_hz)
-        if rate // common * (self.sample_rate_hz // common) > _LARGEST_FILTER:
-            raise Reject(f"{rate} Hz is no sensible multiple or part of {self.sample_rate_hz} Hz")
-        resampled = _resampler(rate, self.sample_rate_hz)(torch.from_numpy(mono).float()).numpy()
+        resampled = recordings.resample(mono, rate, self.sample_rate_hz)
         loudest = float(np.abs(resampled).max())
         pcm = np.round(resampled / max(loudest, 1.0) * 32767).astype(np.int16)
         if np.ptp(pcm) == 0:
@@ -92,15 +65,6 @@ class Speech(Modality):
         measures = {"channels": float(samples.shape[1]), **acoustics.measures(mono, rate)}
         return Decoded(payload.getvalue(), measures)
 
-    def load(self, payload: bytes) -> Float32[Tensor, "frame mel"]:
-        real = self._log_mel(payload)
-        start = max(0, (len(real) - self.frames) // 2)
-        real = real[start : start + self.frames]
-        real = _mark_real((real - real.mean()) / (real.std() + 1e-5))
-        x = torch.zeros(self.frames, self.mels)
-        x[: len(real)] = real
-        return x
-
     def _log_mel(self, payload: bytes) -> Float32[Tensor, "frame mel"]:
         """Take the spectrogram of a whole recording, whatever its level and DC offset."""
         samples, _ = soundfile.read(io.BytesIO(payload), dtype="float32")
@@ -109,20 +73,6 @@ class Speech(Modality):
         wave = wave / wave.square().mean().sqrt().clamp(min=1e-4)
         # The floor lies some 60 dB below speech, where 16 bits of a quiet recording end.
         return torch.log(self._spectrogram(wave).T + 1e-3)
-
-    def transform(self, x: Tensor, generator: Generator) -> Tensor:
-        """Start a little later, vary level and tilt, hide one narrow band; padding stays zero."""
-        real = x[_is_real(x)]
-        late, level, tilt, band = torch.rand(4, generator=generator).tolist()
-        real = real[int(late * 0.1 * len(real)) :]
-        slope = torch.linspace(-1, 1, self.mels)
-        real = real + 0.2 * (2 * level - 1) + 0.2 * (2 * tilt - 1) * slope
-        width = self.mels // 8
-        first = int(band * (self.mels - width + 1))
-        real[:, first : first + width] = real.mean()
-        variant = torch.zeros_like(x)
-        variant[: len(real)] = _mark_real(real)
-        return variant
 
     def descriptor(self, payload: bytes) -> Float32[np.ndarray, " feature"]:
         """Describe a recording by its spectrum: mean, spread, change, and course in sixths."""
@@ -156,9 +106,6 @@ class Speech(Modality):
         plane = functional.adaptive_avg_pool2d(torch.logaddexp(log_mel, floor)[None], (side, side))[0]
         return perceptual.bits(plane.double().numpy())
 
-    def frontend(self, dim: int) -> nn.Module:
-        return _Frames(self.mels, self.frames_per_token, dim)
-
     def preview(self, payload: bytes) -> str:
         samples, _ = soundfile.read(io.BytesIO(payload), dtype="float32")
         shown = _waveform(samples)
@@ -166,6 +113,105 @@ class Speech(Modality):
             return shown
         data = base64.b64encode(payload).decode()
         return f'{shown}<audio controls preload="none" src="data:audio/flac;base64,{data}"></audio>'
+
+
+@final
+class Speech(_Recording):
+    """Mono recordings as stacks of log-mel frames, 10 ms apart and 25 ms wide.
+
+    Args:
+        sample_rate_hz: rate that recordings are kept at.
+        seconds: of a sample: the middle of a longer recording, a shorter one is padded at its end.
+        mels: bands of the spectrogram.
+        frames_per_token: frames that are stacked to one token.
+
+    Raises:
+        ValueError: if not even one token fits.
+    """
+
+    def __init__(self, sample_rate_hz: int, seconds: float, mels: int, frames_per_token: int) -> None:
+        super().__init__(sample_rate_hz, seconds, mels)
+        tokens = round(seconds * FRAMES_PER_SECOND) // frames_per_token
+        if tokens < 1:
+            raise ValueError(
+                f"no token of {frames_per_token} frames fits in {seconds} s of "
+                f"{FRAMES_PER_SECOND} frames a second"
+            )
+        self.frames_per_token = frames_per_token
+        self.frames = tokens * frames_per_token
+        self.grid = (tokens,)
+
+    def load(self, payload: bytes) -> Float32[Tensor, "frame mel"]:
+        real = self._log_mel(payload)
+        start = max(0, (len(real) - self.frames) // 2)
+        real = real[start : start + self.frames]
+        real = _mark_real((real - real.mean()) / (real.std() + 1e-5))
+        x = torch.zeros(self.frames, self.mels)
+        x[: len(real)] = real
+        return x
+
+    def transform(self, x: Tensor, generator: Generator) -> Tensor:
+        """Start a little later, vary level and tilt, hide one narrow band; padding stays zero."""
+        real = x[_is_real(x)]
+        late, level, tilt, band = torch.rand(4, generator=generator).tolist()
+        real = real[int(late * 0.1 * len(real)) :]
+        slope = torch.linspace(-1, 1, self.mels)
+        real = real + 0.2 * (2 * level - 1) + 0.2 * (2 * tilt - 1) * slope
+        width = self.mels // 8
+        first = int(band * (self.mels - width + 1))
+        real[:, first : first + width] = real.mean()
+        variant = torch.zeros_like(x)
+        variant[: len(real)] = _mark_real(real)
+        return variant
+
+    def frontend(self, dim: int) -> nn.Module:
+        return _Frames(self.mels, self.frames_per_token, dim)
+
+
+@final
+class Waveform(_Recording):
+    """Mono recordings as they are, of mean 0 and variance 1, for networks that begin with convolutions.
+
+    Args:
+        sample_rate_hz: rate that recordings are kept at.
+        seconds: of a sample: the middle of a longer recording, a shorter one is padded at its end.
+        convolutions: channels, kernel and stride of each; wav2vec's seven make a token of every 20 ms.
+
+    Raises:
+        ValueError: if not even one token fits.
+
+    Paper: wav2vec 2.0 (Baevski et al. 2020, arXiv 2006.11477), section 2.
+    """
+
+    def __init__(self, sample_rate_hz: int, seconds: float, convolutions: list[list[int]]) -> None:
+        super().__init__(sample_rate_hz, seconds, _BANDS)
+        self.convolutions = convolutions
+        self.length = round(seconds * sample_rate_hz)
+        tokens = _convolved(self.length, convolutions)
+        if tokens < 1:
+            raise ValueError(f"the convolutions make no token of {seconds} s at {sample_rate_hz} Hz")
+        self.grid = (tokens,)
+
+    def load(self, payload: bytes) -> Float32[Tensor, " time"]:
+        samples, _ = soundfile.read(io.BytesIO(payload), dtype="float32")
+        start = max(0, (len(samples) - self.length) // 2)
+        real = torch.from_numpy(samples[start : start + self.length])
+        x = torch.zeros(self.length)
+        x[: len(real)] = (real - real.mean()) / (real.var(correction=0) + 1e-7).sqrt()
+        return x
+
+    def transform(self, x: Tensor, generator: Generator) -> Tensor:
+        """Start a little later and tilt the spectrum; padding stays zero."""
+        real = x[: int(_real_samples(x[None]))]
+        late, tilt = torch.rand(2, generator=generator).tolist()
+        real = real[int(late * 0.1 * len(real)) :]
+        real = real + 0.4 * (tilt - 0.5) * functional.pad(real, (1, 0))[:-1]
+        variant = torch.zeros_like(x)
+        variant[: len(real)] = (real - real.mean()) / (real.var(correction=0) + 1e-7).sqrt()
+        return variant
+
+    def frontend(self, dim: int) -> nn.Module:
+        return _Convolutions(self.convolutions, dim)
 
 
 class _Frames(nn.Module):
@@ -183,52 +229,54 @@ class _Frames(nn.Module):
         return Tokens(self.project(stacked), (stacked != 0).any(dim=2) | first)
 
 
+class _Convolutions(nn.Module):
+    """Convolves samples to tokens; those that begin behind the recording's end are invalid."""
+
+    def __init__(self, shapes: list[list[int]], dim: int) -> None:
+        super().__init__()
+        self.shapes = shapes
+        widths = [1, *(channels for channels, _, _ in shapes)]
+        self.layers = nn.ModuleList(
+            nn.Conv1d(before, channels, kernel, stride, bias=False)
+            for before, (channels, kernel, stride) in zip(widths, shapes, strict=False)
+        )
+        self.norms = nn.ModuleList(nn.LayerNorm(channels) for channels in widths[1:])
+        self.norm = nn.LayerNorm(widths[-1])
+        self.project = nn.Linear(widths[-1], dim)
+        for weight in self.layers.parameters():
+            nn.init.kaiming_normal_(weight)
+
+    def forward(self, x: Float[Tensor, "batch time"]) -> Tokens:
+        count = _convolved(_real_samples(x), self.shapes).clamp(min=1)
+        x = x[:, None]
+        for layer, norm in zip(self.layers, self.norms, strict=True):
+            x = functional.gelu(norm(layer(x).transpose(1, 2)).transpose(1, 2))
+        tokens = self.project(self.norm(x.transpose(1, 2)))
+        return Tokens(tokens, torch.arange(tokens.shape[1], device=x.device) < count[:, None])
+
+
+Count = TypeVar("Count", int, Tensor)
+
+
+def _convolved(samples: Count, convolutions: list[list[int]]) -> Count:
+    """Count what convolutions leave of so many samples."""
+    for _, kernel, stride in convolutions:
+        samples = (samples - kernel) // stride + 1
+    return samples
+
+
+def _real_samples(x: Float[Tensor, "batch time"]) -> Int[Tensor, " batch"]:
+    """Count the samples up to the last that is not zero, which padding is."""
+    place = torch.arange(1, x.shape[1] + 1, device=x.device)
+    return (place * (x != 0)).amax(1)
+
+
 def _is_real(x: Float[Tensor, "frame mel"]) -> Bool[Tensor, " frame"]:
     return (x != 0).any(dim=1)
 
 
 def _mark_real(frames: Float[Tensor, "frame mel"]) -> Float[Tensor, "frame mel"]:
     return torch.where(frames == 0, _NOT_ZERO, frames)
-
-
-@lru_cache(maxsize=4)  # a dataset has few rates, and to make a filter takes as long as to use it
-def _resampler(rate: int, wanted: int) -> torchaudio.transforms.Resample:
-    return torchaudio.transforms.Resample(rate, wanted)
-
-
-def _read(raw: bytes) -> tuple[Float64[np.ndarray, "time channel"], int]:
-    if not raw:
-        raise Reject("the file is empty (0 bytes)")
-    _refuse_truncated_wav(raw)
-    try:
-        with soundfile.SoundFile(io.BytesIO(raw)) as file:
-            promised, rate = file.frames, file.samplerate
-            if promised > MAX_SECONDS * rate:
-                raise Reject(f"{promised / rate:.0f} s are longer than {MAX_SECONDS:.0f} s: cut it up")
-            samples = file.read(dtype="float64", always_2d=True)
-    except soundfile.LibsndfileError as error:
-        raise Reject(f"not a recording that libsndfile can read: {error.error_string}") from error
-    if len(samples) < promised:
-        raise Reject(f"truncated: {len(samples)} of {promised} samples are there")
-    if not len(samples):
-        raise Reject("the recording holds no sample")
-    return samples, rate
-
-
-def _refuse_truncated_wav(raw: bytes) -> None:
-    """Compare a WAV's data chunk with what is there; libsndfile silently reads the rest."""
-    if raw[:4] != b"RIFF" or raw[8:12] != b"WAVE":
-        return
-    at = 12
-    while at + 8 <= len(raw):
-        name, size = raw[at : at + 4], int.from_bytes(raw[at + 4 : at + 8], "little")
-        there = len(raw) - at - 8
-        if name == b"data":
-            if size > there and size not in _UNKNOWN_SIZES:
-                raise Reject(f"truncated: {there} of {size} bytes of sound are there")
-            return
-        at += 8 + size + size % 2
-    raise Reject("truncated: the WAV has no data chunk")
 
 
 def _waveform(samples: Float32[np.ndarray, " time"]) -> str:

@@ -1,4 +1,4 @@
-"""Text: a document is a row of hashed subwords."""
+"""Text: a document is a row of subwords, hashed or of a fitted vocabulary."""
 
 import hashlib
 import html
@@ -7,12 +7,13 @@ import unicodedata
 import zlib
 from collections.abc import Iterator
 from itertools import islice
+from pathlib import Path
 from typing import ClassVar, final
 
 import numpy as np
 import torch
 from datasketch import MinHash
-from jaxtyping import Float32, Int64, UInt16
+from jaxtyping import Bool, Float32, Int64, UInt16
 from torch import Generator, Tensor, nn
 
 from winnow.data.measures import hygiene, personal
@@ -29,33 +30,21 @@ _PERMUTED = MinHash(_HASHES, seed=1, scheme="affine32")  # a dataset is compared
 _WORD = re.compile(r"[^\W\d_]+|\d+|[^\w\s]|_")
 
 
-@final
-class Text(Modality):
-    """Plain text as a row of subwords, hashed to ids.
+class _Document(Modality):
+    """What documents have in common, however they are cut to tokens.
 
-    Words, numbers and marks are cut into pieces of six characters and hashed: no vocabulary is
-    fitted, shipped, or leaks between splits, and no text is out of it. That pieces can collide and
-    ids cannot be turned back into text does no harm, as data2vec predicts latents, not words.
-
-    Args:
-        length: tokens of a sample; what comes after them is not read.
-        vocabulary: number of ids; 0 is padding.
-        languages: ISO 639-1 codes of the expected languages; None: languages are not told apart.
-
-    Raises:
-        ValueError: if there is no room for a token or for an id.
+    Attributes:
+        padding: id of what is no token.
     """
 
     suffixes: ClassVar[frozenset[str]] = frozenset({".txt", ".md"})
     media_type: ClassVar[str] = "text/plain"
-
     min_agreement: ClassVar[float] = 0.75
 
-    def __init__(self, length: int, vocabulary: int, languages: list[str] | None = None) -> None:
-        if length < 1 or vocabulary < 2:
-            raise ValueError(f"length must be at least 1 and vocabulary 2, not {length} and {vocabulary}")
-        self.length, self.vocabulary, self.languages = length, vocabulary, languages
-        self.grid = (length,)
+    languages: list[str] | None
+    length: int
+    vocabulary: int
+    padding: int
 
     def decode(self, raw: bytes) -> Decoded:
         """Read UTF-8, with or without a byte-order mark; the text is kept as it is, in NFC."""
@@ -71,19 +60,14 @@ class Text(Modality):
         measures = hygiene.measures(text, self.languages)
         return Decoded(text.encode(), {**measures, "tokens": float(len(pieces))})
 
-    def load(self, payload: bytes) -> Int64[Tensor, " token"]:
-        ids = [self._id(piece) for piece in islice(_pieces(payload.decode()), self.length)]
-        return torch.tensor(ids + [0] * (self.length - len(ids)))
-
-    def _id(self, piece: str) -> int:
-        return 1 + zlib.crc32(piece.encode()) % (self.vocabulary - 1)
-
     def transform(self, x: Tensor, generator: Generator) -> Tensor:
-        """Leave out about a tenth of the tokens and close the gaps."""
-        kept = torch.rand(x.shape, generator=generator) >= 0.1
+        """Leave out about a tenth of the tokens, but not the first, and close the gaps."""
+        return self._thinned(x, torch.rand(x.shape, generator=generator) >= 0.1)
+
+    def _thinned(self, x: Tensor, kept: Bool[Tensor, " token"]) -> Tensor:
         kept[0] = True  # of a text of one token, that one stays
-        tokens = x[kept & (x != 0)]
-        shorter = torch.zeros_like(x)
+        tokens = x[kept & (x != self.padding)]
+        shorter = torch.full_like(x, self.padding)
         shorter[: len(tokens)] = tokens
         return shorter
 
@@ -120,7 +104,7 @@ class Text(Modality):
         return minima.hashvalues.astype(np.uint16)
 
     def frontend(self, dim: int) -> nn.Module:
-        return _Subwords(self.vocabulary, dim)
+        return _Subwords(self.vocabulary, self.padding, dim)
 
     def preview(self, payload: bytes) -> str:
         # What is cut off may be the rest of an address, so more is masked than shown.
@@ -129,17 +113,92 @@ class Text(Modality):
         return f'<q class="excerpt">{html.escape(excerpt)}</q>'
 
 
+@final
+class Text(_Document):
+    """Plain text as a row of subwords, hashed to ids.
+
+    Words, numbers and marks are cut into pieces of six characters and hashed: no vocabulary is
+    fitted, shipped, or leaks between splits, and no text is out of it. That pieces can collide and
+    ids cannot be turned back into text does no harm, as data2vec predicts latents, not words.
+
+    Args:
+        length: tokens of a sample; what comes after them is not read.
+        vocabulary: number of ids; 0 is padding.
+        languages: ISO 639-1 codes of the expected languages; None: languages are not told apart.
+
+    Raises:
+        ValueError: if there is no room for a token or for an id.
+    """
+
+    padding = 0
+
+    def __init__(self, length: int, vocabulary: int, languages: list[str] | None = None) -> None:
+        if length < 1 or vocabulary < 2:
+            raise ValueError(f"length must be at least 1 and vocabulary 2, not {length} and {vocabulary}")
+        self.length, self.vocabulary, self.languages = length, vocabulary, languages
+        self.grid = (length,)
+
+    def load(self, payload: bytes) -> Int64[Tensor, " token"]:
+        ids = [self._id(piece) for piece in islice(_pieces(payload.decode()), self.length)]
+        return torch.tensor(ids + [0] * (self.length - len(ids)))
+
+    def _id(self, piece: str) -> int:
+        return 1 + zlib.crc32(piece.encode()) % (self.vocabulary - 1)
+
+
+@final
+class Subwords(_Document):
+    """Plain text as a row of subwords of a fitted vocabulary, as published encoders read it.
+
+    Args:
+        tokenizer: file that Hugging Face's tokenizers reads, `tokenizer.json`.
+        length: tokens of a sample with those that stand around it; what comes after them is not read.
+        languages: ISO 639-1 codes of the expected languages; None: languages are not told apart.
+
+    Raises:
+        ValueError: if there is no room for a token, or the vocabulary has no `<pad>` or `[PAD]`.
+        FileNotFoundError: if there is no such file.
+    """
+
+    def __init__(self, tokenizer: str, length: int, languages: list[str] | None = None) -> None:
+        from tokenizers import Tokenizer  # an extra, which hashed subwords do without
+
+        if not Path(tokenizer).is_file():
+            raise FileNotFoundError(f"modality.tokenizer: {tokenizer} is no file")
+        self._tokenizer = Tokenizer.from_file(tokenizer)
+        found = [self._tokenizer.token_to_id(word) for word in ("<pad>", "[PAD]")]
+        known = [number for number in found if number is not None]
+        if length < 1 or not known:
+            raise ValueError(f"{tokenizer}: length {length} must be 1 at least, the vocabulary have <pad>")
+        self._tokenizer.enable_truncation(length)
+        self._tokenizer.no_padding()
+        self.tokenizer, self.length, self.languages = tokenizer, length, languages
+        self.vocabulary, self.padding = self._tokenizer.get_vocab_size(), known[0]
+        self.grid = (length,)
+
+    def load(self, payload: bytes) -> Int64[Tensor, " token"]:
+        ids = self._tokenizer.encode(payload.decode()).ids
+        return torch.tensor(ids + [self.padding] * (self.length - len(ids)))
+
+    def transform(self, x: Tensor, generator: Generator) -> Tensor:
+        """Leave out about a tenth of the tokens, but not the first and the last, and close the gaps."""
+        kept = torch.rand(x.shape, generator=generator) >= 0.1
+        kept[int((x != self.padding).sum()) - 1] = True
+        return self._thinned(x, kept)
+
+
 class _Subwords(nn.Module):
     """Looks each id up; padding is invalid."""
 
-    def __init__(self, vocabulary: int, dim: int) -> None:
+    def __init__(self, vocabulary: int, padding: int, dim: int) -> None:
         super().__init__()
-        self.embedding = nn.Embedding(vocabulary, dim, padding_idx=0)
+        self.padding = padding
+        self.embedding = nn.Embedding(vocabulary, dim, padding_idx=padding)
 
     def forward(self, x: Int64[Tensor, "batch token"]) -> Tokens:
         # The first token counts even if it is padding: attention over nothing is not a number.
         first = torch.arange(x.shape[1], device=x.device) == 0
-        return Tokens(self.embedding(x), (x != 0) | first)
+        return Tokens(self.embedding(x), (x != self.padding) | first)
 
 
 def _plain(payload: bytes) -> str:

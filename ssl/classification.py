@@ -12,8 +12,9 @@ from torch.nn import functional
 from winnow.data.batches import UNLABELLED, Batch
 from winnow.data.modality import Modality
 from winnow.ssl import model as models
-from winnow.ssl.model import Classifier, Encoder, pool
+from winnow.ssl.model import Classifier
 from winnow.ssl.train import Optimization, optimizers
+from winnow.ssl.trunk import Encoder, set_dropout
 
 
 def label_loss(
@@ -37,8 +38,7 @@ def predict(model: Classifier, x: Tensor, batch_size: int) -> Float[Tensor, "sam
 def pooled(encoder: Encoder, x: Tensor, batch_size: int) -> Float[Tensor, "sample dim"]:
     """Give what a head reads of many samples: the mean token of the last layer, in evaluation mode."""
     encoder.eval()
-    encoded = (encoder(part) for part in x.split(batch_size))
-    return torch.cat([pool(one.hidden[-1], one.valid) for one in encoded])
+    return torch.cat([encoder.pooled(encoder(part)) for part in x.split(batch_size)])
 
 
 def solve_head(
@@ -109,7 +109,7 @@ class Classification(lightning.LightningModule):
     ) -> None:
         super().__init__()
         trunk = models.load_encoder(encoder)
-        models.set_dropout(trunk, dropout)
+        set_dropout(trunk, dropout)
         self.classifier = Classifier(trunk, classes).train()
         self.label_smoothing, self.optimization, self.seed = label_smoothing, optimization, seed
 

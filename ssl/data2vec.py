@@ -1,33 +1,35 @@
-"""The method, data2vec 2.0: a student sees part of a sample and predicts what a teacher thinks of all of it.
+"""The method, data2vec: a student sees part of a sample and predicts what a teacher thinks of all of it.
 
-The teacher is a moving average of the student. The student's trunk runs over the visible tokens only,
-under several masks for each pass of the teacher; a small convolutional decoder predicts the hidden ones.
-The method knows tokens on a grid and no modality by name.
+The teacher is a moving average of the student. In data2vec 2.0 the student runs over the visible tokens
+only, under several masks for each pass of the teacher, and a small convolutional decoder predicts the hidden
+ones; in the first data2vec it runs over all tokens, the hidden ones covered. The predictor decides which of
+the two it is. The method knows tokens on a grid and no modality by name.
 
-Paper: data2vec 2.0 (Baevski et al. 2022, arXiv 2212.07525), sections 3.1 to 3.3; the targets are those of
-data2vec (Baevski et al. 2022, arXiv 2202.03555), section 3.3.
+Paper: data2vec 2.0 (Baevski et al. 2022, arXiv 2212.07525), sections 3.1 to 3.3; data2vec (Baevski et al.
+2022, arXiv 2202.03555), section 3.
 """
 
 import copy
-import math
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import lightning
 import torch
 from jaxtyping import Bool, Float
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional
+from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from winnow.data.batches import Batch, stream
 from winnow.data.modality import Modality, Tokens
 from winnow.ssl import monitor
-from winnow.ssl.masking import Masking, block_mask
-from winnow.ssl.model import Encoded, Encoder, Shape, gather_tokens, pool
+from winnow.ssl.masking import Masking
+from winnow.ssl.predictors import Decoder, DecoderShape, Head, HeadShape
+from winnow.ssl.targets import Target
 from winnow.ssl.train import Optimization, optimizers
+from winnow.ssl.trunk import Encoder, Shape, gather_tokens, pool
 
-_CONVOLUTION = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
-_NOISE_STD = 0.01  # of the vectors that stand for hidden tokens in the decoder's input
+SHAREABLE = ("frontend", "positions", "position_norm", "convolutions", "extra", "norm", "relative")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,13 +40,14 @@ class Ema:
         start: share of the teacher that an update keeps, at first [0–1].
         end: the same, from `ramp` on.
         ramp: fraction of the run over which it goes from start to end, linearly [0–1].
-        share_frontend: the teacher reads through the student's own frontend (data2vec on speech).
+        shared: parts of the trunk in which the teacher is the student: of `frontend`, `positions`,
+            `position_norm`, `convolutions`, `extra`, `norm`, `relative`.
     """
 
     start: float
     end: float
     ramp: float
-    share_frontend: bool
+    shared: tuple[str, ...]
 
     def decay(self, step: int, steps: int) -> float:
         """Give `ema_decay` after `step` of `steps` updates."""
@@ -53,76 +56,56 @@ class Ema:
 
 
 @dataclass(frozen=True, kw_only=True)
-class DecoderShape:
-    """The size of the decoder.
+class Loss:
+    """What a wrong prediction costs.
 
     Attributes:
-        layers: convolutions.
-        dim: their width.
-        kernel: their side, odd.
-        groups: of each convolution; divides both widths.
+        beta: error from which the cost is linear, as in the smooth L1; 0: it is squared throughout.
+        scale: of a token's channels: their `sum`, their `mean`, or the sum over the `root` of their number.
+        visible: weight of predicting the visible tokens too, 0 in the papers. Where hidden ones cannot be
+            guessed for a long while, as words cannot, the student would learn to say the same of every
+            sample; what it sees keeps it from forgetting what it saw.
+        extra: weight of predicting the mean of the target by the extra tokens' output, of the mean over
+            all masks (data2vec 2.0, images; there 0.01, of the sum over masks and samples).
     """
 
-    layers: int
-    dim: int
-    kernel: int
-    groups: int
+    beta: float
+    scale: Literal["sum", "mean", "root"]
+    visible: float
+    extra: float
 
-
-class Decoder(nn.Module):
-    """Predicts every place of a grid from the visible ones; thrown away after pretraining."""
-
-    def __init__(self, grid: tuple[int, ...], dim: int, shape: DecoderShape) -> None:
-        super().__init__()
-        self.grid = grid
-        convolution = _CONVOLUTION[len(grid) - 1]
-        self.convolutions = nn.ModuleList(
-            convolution(
-                dim if i == 0 else shape.dim,
-                shape.dim,
-                shape.kernel,
-                padding="same",
-                groups=shape.groups,
-            )
-            for i in range(shape.layers)
-        )
-        self.norm = nn.LayerNorm(shape.dim, elementwise_affine=False)
-        self.out = nn.Linear(shape.dim, dim)
-
-    def forward(self, x: Float[Tensor, "batch token dim"]) -> Float[Tensor, "batch token dim"]:
-        for convolution in self.convolutions:
-            spread = convolution(x.transpose(1, 2).unflatten(2, self.grid)).flatten(2)
-            y = functional.gelu(self.norm(spread.transpose(1, 2)))
-            x = x + y if y.shape == x.shape else y
-        return self.out(x)
-
-
-def instance_norm(
-    x: Float[Tensor, "batch token dim"], valid: Bool[Tensor, "batch token"]
-) -> Float[Tensor, "batch token dim"]:
-    """Normalise each channel of each sample over its valid tokens."""
-    mean = pool(x, valid)[:, None]
-    variance = pool((x - mean).square(), valid)[:, None]
-    return (x - mean) / (variance + 1e-5).sqrt()
+    def __call__(
+        self, prediction: Float[Tensor, "*rows dim"], target: Float[Tensor, "*rows dim"]
+    ) -> Float[Tensor, "*rows"]:
+        """Give the cost of each token."""
+        if self.beta:
+            error = functional.smooth_l1_loss(prediction, target, reduction="none", beta=self.beta)
+        else:
+            error = (prediction - target).square()
+        dim = target.shape[-1]
+        return error.sum(-1) / {"sum": 1.0, "mean": dim, "root": dim**0.5}[self.scale]
 
 
 class Data2Vec(lightning.LightningModule):
-    """Student, teacher and decoder; `student` is what is kept.
+    """Student, teacher and predictor; `student` is what is kept.
 
     Args:
         modality: gives grid and frontend.
         shape: of the trunk.
-        masking: what the student does not see.
+        masking: what the student does not see: blocks (ratio, adjust, block, inverse), spans (ratio,
+            length) or rectangles (ratio, min_tokens, min_aspect).
         masks: views of a sample for each pass of the teacher.
-        top_k_layers: last layers of the teacher that a target averages.
-        final_norm: normalise the averaged target once more, per token (data2vec 2.0, images).
-        visible_loss: weight of predicting the visible tokens too, 0 in data2vec 2.0. Where hidden ones
-            cannot be guessed for a long while, as words cannot, the student would learn to say the
-            same of every sample; what it sees keeps it from forgetting what it saw.
-        decoder: size of the decoder.
+        target: what is predicted.
+        predictor: a decoder (layers, dim, kernel, groups, residual, out_layers, out_ratio, noise_std,
+            dropout), or a head (layers, ratio).
+        loss: what a wrong prediction costs.
         ema: how the teacher follows.
         optimization: learning rate and its schedule.
         seed: of masks and dropout.
+
+    Raises:
+        ValueError: if `target.layers` or `ema.shared` ask for what the trunk does not have, or there is no
+            extra token to predict by.
     """
 
     def __init__(
@@ -131,35 +114,38 @@ class Data2Vec(lightning.LightningModule):
         shape: Shape,
         masking: Masking,
         masks: int,
-        top_k_layers: int,
-        final_norm: bool,
-        visible_loss: float,
-        decoder: DecoderShape,
+        target: Target,
+        predictor: DecoderShape | HeadShape,
+        loss: Loss,
         ema: Ema,
         optimization: Optimization,
         seed: int,
     ) -> None:
         super().__init__()
-        if not 1 <= top_k_layers <= shape.layers:
-            raise ValueError(f"top_k_layers {top_k_layers} is not within 1 to {shape.layers} layers")
+        if not 1 <= target.layers <= shape.layers:
+            raise ValueError(f"target.layers {target.layers} is not within 1 to {shape.layers} layers")
+        if unknown := set(ema.shared) - set(SHAREABLE):
+            raise ValueError(f"ema.shared names {sorted(unknown)}; there are {', '.join(SHAREABLE)}")
+        if loss.extra and not shape.extra_tokens:
+            raise ValueError(f"loss.extra {loss.extra} needs shape.extra_tokens, of which there are 0")
         self.student = Encoder(modality, shape)
         self.teacher = copy.deepcopy(self.student).requires_grad_(False)
-        self.decoder = Decoder(modality.grid, shape.dim, decoder)
+        self.predictor: Decoder | Head
+        if isinstance(predictor, DecoderShape):
+            self.predictor = Decoder(modality.grid, shape.dim, predictor)
+        else:
+            self.predictor = Head(shape.dim, predictor)
         self.grid, self.masking, self.masks = modality.grid, masking, masks
-        self.top_k_layers, self.final_norm = top_k_layers, final_norm
-        self.visible_loss = visible_loss
+        self.make_target, self.cost = target, loss
         self.ema, self.optimization, self.seed = ema, optimization, seed
         self.train()
 
     def target(self, x: Tensor) -> tuple[Float[Tensor, "batch token dim"], Tokens]:
         """Give the teacher's view of whole samples, and the tokens that the student starts from."""
-        tokens = self.student.tokens(x)
+        tokens = self.student.frontend(x)
         with torch.no_grad():
-            seen = tokens if self.ema.share_frontend else self.teacher.tokens(x)
-            taps = self.teacher.run(seen.x, seen.valid).taps[-self.top_k_layers :]
-            target = torch.stack([instance_norm(tap, seen.valid) for tap in taps]).mean(0)
-            if self.final_norm:
-                target = functional.layer_norm(target, target.shape[-1:])
+            own = tokens if "frontend" in self.ema.shared else self.teacher.frontend(x)
+            target = self.make_target(self.teacher.encode(own))
         return target, tokens
 
     def predict(
@@ -167,27 +153,39 @@ class Data2Vec(lightning.LightningModule):
         tokens: Tokens,
         mask: Bool[Tensor, "batch token"],
         generator: torch.Generator,
-    ) -> Float[Tensor, "batch token dim"]:
-        """Predict the target at every place from the visible tokens alone."""
-        x, seen, place = gather_tokens(tokens.x, tokens.valid & ~mask)
-        encoded: Encoded = self.student.run(x, seen)
-        noise = _NOISE_STD * torch.randn(tokens.x.shape, generator=generator).to(x)
+    ) -> tuple[Float[Tensor, "batch token dim"], Float[Tensor, "batch extra dim"]]:
+        """Predict the target at every place, and its mean, from the visible tokens alone."""
+        if isinstance(self.predictor, Head):
+            covered = torch.where(mask[..., None], self.predictor.cover, tokens.x)
+            encoded = self.student.encode(Tokens(covered, tokens.valid))
+            return self.predictor(encoded.out), encoded.extra
+        located, visible = self.student.located(tokens), tokens.valid & ~mask
+        x, seen, place = gather_tokens(self.student.surrounded(located.x, visible), visible)
+        encoded = self.student.run(x, seen, place)
+        decoder = self.predictor.shape
+        noise = decoder.noise_std * torch.randn(tokens.x.shape, generator=generator).to(x)
         canvas = torch.where(mask[..., None], noise, torch.zeros_like(noise))
         # Rows that see fewer tokens were filled up: those places keep what the canvas has there.
-        there = place[..., None].expand_as(encoded.hidden[-1])
-        kept = torch.where(seen[..., None], encoded.hidden[-1], canvas.gather(1, there))
-        return self.decoder(canvas.scatter(1, there, kept))
+        there = place[..., None].expand_as(encoded.out)
+        out = self.predictor.dropout(encoded.out)
+        kept = torch.where(seen[..., None], out, canvas.gather(1, there))
+        return self.predictor(canvas.scatter(1, there, kept)), encoded.extra
 
     def loss(self, x: Tensor, generator: torch.Generator) -> Float[Tensor, ""]:
-        """Give the squared error of the prediction, over the root of the width."""
+        """Give the mean cost of the hidden tokens, and what `Loss` adds to it."""
         target, tokens = self.target(x)
         target = target.repeat_interleave(self.masks, 0)
         tokens = Tokens(*(t.repeat_interleave(self.masks, 0) for t in tokens))
-        mask = block_mask(tokens.valid, self.grid, self.masking, generator)
-        prediction = self.predict(tokens, mask, generator)
-        error = (prediction - target).square().sum(2)
-        hidden, visible = error[mask].mean(), error[tokens.valid & ~mask].mean()
-        return (hidden + self.visible_loss * visible) / math.sqrt(target.shape[-1])
+        mask = self.masking(tokens.valid, self.grid, generator)
+        prediction, extra = self.predict(tokens, mask, generator)
+        cost = self.cost(prediction, target)
+        loss = cost[mask].mean()
+        if self.cost.visible:
+            loss = loss + self.cost.visible * cost[tokens.valid & ~mask].mean()
+        if self.cost.extra:
+            mean = pool(target, tokens.valid)[:, None].expand_as(extra)
+            loss = loss + self.cost.extra * self.cost(extra, mean).mean()
+        return loss
 
     def training_step(self, batch: Batch, batch_idx: int) -> Float[Tensor, ""]:
         turn = self.global_step * self.trainer.accumulate_grad_batches + batch_idx
@@ -216,15 +214,24 @@ class Data2Vec(lightning.LightningModule):
     @torch.no_grad()
     def update_teacher(self, decay: float) -> None:
         """Move the teacher towards the student: teacher = decay * teacher + (1 - decay) * student."""
-        for kept, live in zip(self.teacher.parameters(), self.student.parameters(), strict=True):
-            kept.lerp_(live, 1 - decay)
+        pairs: dict[bool, tuple[list[Tensor], list[Tensor]]] = {True: ([], []), False: ([], [])}
+        for (name, kept), live in zip(
+            self.teacher.named_parameters(), self.student.parameters(), strict=True
+        ):
+            teachers, students = pairs[name.split(".")[0] in self.ema.shared]
+            teachers.append(kept)
+            students.append(live)
+        for is_shared, (teachers, students) in pairs.items():
+            if teachers:
+                get_ema_multi_avg_fn(0.0 if is_shared else decay)(teachers, students, None)
 
     @torch.no_grad()
     def diagnose(self, x: Tensor) -> dict[str, float]:
         """Look for collapse on a fixed batch: of the targets, and of what the student makes of it."""
         self.eval()
         target, tokens = self.target(x)
-        pooled = pool(self.student.run(*tokens).hidden[-1], tokens.valid)
+        encoded = self.student.encode(tokens)
+        pooled = pool(encoded.out, encoded.valid)
         self.train()
         return {
             "target_std": monitor.token_std(target, tokens.valid),

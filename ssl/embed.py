@@ -10,7 +10,7 @@ from winnow.data import store
 from winnow.data.modality import Modality
 from winnow.data.stage import run
 from winnow.ssl import model as models
-from winnow.ssl.model import Encoder
+from winnow.ssl.trunk import Encoder
 
 
 def main(

@@ -12,7 +12,7 @@ import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 import lightning
 import pandas as pd
@@ -30,22 +30,28 @@ from winnow.data.datamodule import Samples
 
 @dataclass(frozen=True, kw_only=True)
 class Optimization:
-    """AdamW with a linear warm-up and a cosine to zero.
+    """AdamW with a linear warm-up, a plateau and a decay.
 
     Attributes:
         lr: peak learning rate.
         warmup: fraction of the steps until the peak [0–1].
-        hold: fraction of the steps at the peak before the cosine begins [0–1]; pruning wants the
+        hold: fraction of the steps at the peak before the decay begins [0–1]; pruning wants the
             rate held while masks move (Prune Once for All, section 3.2).
-        weight_decay: on matrices only, not on biases and norms.
+        decay: how it falls from there: as a `cosine`, or by the same factor in each step (`exponential`).
+        floor: where it ends, as a fraction of the peak; above 0 for `exponential` [0–1].
+        weight_decay: on matrices only, not on biases, norms, positions and extra tokens.
         betas: decay of the two moments.
+        eps: added to the root of the second one.
     """
 
     lr: float
     warmup: float
     hold: float
+    decay: Literal["cosine", "exponential"]
+    floor: float
     weight_decay: float
     betas: tuple[float, float]
+    eps: float
 
     def factor(self, step: int, steps: int) -> float:
         """Give the learning rate of a step, as a fraction of the peak."""
@@ -54,14 +60,19 @@ class Optimization:
             return (step + 1) / (warmup + 1)
         if step < warmup + hold:
             return 1.0
-        left = (step - warmup - hold) / max(steps - warmup - hold, 1)
-        return 0.5 * (1 + math.cos(math.pi * min(left, 1.0)))
+        fallen = min((step - warmup - hold) / max(steps - warmup - hold, 1), 1.0)
+        if self.decay == "exponential":
+            return self.floor**fallen
+        return self.floor + (1 - self.floor) * 0.5 * (1 + math.cos(math.pi * fallen))
 
 
 def optimizers(module: nn.Module, optimization: Optimization, steps: int) -> dict[str, Any]:
     """Make the optimizer and the schedule of a run, in the form Lightning asks for."""
-    groups = param_groups_weight_decay(module, optimization.weight_decay)
-    optimizer = torch.optim.AdamW(groups, lr=optimization.lr, betas=optimization.betas)
+    free = [name for name, _ in module.named_parameters() if name.endswith(("positions", "extra"))]
+    groups = param_groups_weight_decay(module, optimization.weight_decay, no_weight_decay_list=free)
+    optimizer = torch.optim.AdamW(
+        groups, lr=optimization.lr, betas=optimization.betas, eps=optimization.eps, fused=True
+    )
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: optimization.factor(step, steps))
     return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 

@@ -6,38 +6,34 @@ from typing import Any
 
 import pandas as pd
 import pytest
+import tiny_trunk
 import torch
+from tiny_trunk import SHAPE
 
 from winnow.data import store
 from winnow.data.modality import Modality
 from winnow.ssl import checkpoint, finetune, pretrain, train
-from winnow.ssl.model import Shape
 
-SHAPE = Shape(dim=16, layers=2, heads=2, mlp_ratio=2.0, dropout=0.1, attention_dropout=0.0)
-OPTIMIZATION: dict[str, Any] = {
-    "lr": 0.003,
-    "warmup": 0.2,
-    "hold": 0.0,
-    "weight_decay": 0.01,
-    "betas": [0.9, 0.98],
-}
+OPTIMIZATION: dict[str, Any] = tiny_trunk.section(tiny_trunk.OPTIMIZATION, lr=0.003, warmup=0.2)
 PRETRAIN: dict[str, Any] = {
     "model": {
-        "shape": {
-            "dim": 16,
-            "layers": 2,
-            "heads": 2,
-            "mlp_ratio": 2.0,
-            "dropout": 0.1,
-            "attention_dropout": 0.0,
-        },
-        "masking": {"ratio": 0.5, "block": [3], "inverse": False},
+        "shape": tiny_trunk.section(SHAPE),
+        "masking": {"ratio": 0.5, "adjust": 0.1, "block": [3], "inverse": False},
         "masks": 2,
-        "top_k_layers": 2,
-        "final_norm": True,
-        "visible_loss": 0.5,
-        "decoder": {"layers": 1, "dim": 16, "kernel": 3, "groups": 2},
-        "ema": {"start": 0.9, "end": 0.99, "ramp": 0.5, "share_frontend": False},
+        "target": {"layers": 2, "tap": "feed_forward", "norm": "instance", "final_norm": "layer"},
+        "predictor": {
+            "layers": 1,
+            "dim": 16,
+            "kernel": 3,
+            "groups": 2,
+            "residual": True,
+            "out_layers": 1,
+            "out_ratio": 1.0,
+            "noise_std": 0.01,
+            "dropout": 0.0,
+        },
+        "loss": {"beta": 0.0, "scale": "root", "visible": 0.5, "extra": 0.0},
+        "ema": {"start": 0.9, "end": 0.99, "ramp": 0.5, "shared": []},
         "optimization": OPTIMIZATION,
     },
     "data": {"batch_size": 8, "seed": 0},

@@ -174,7 +174,7 @@ def finetuned(
 def test_fine_tuning_learns_from_the_labels_of_the_arm(encoder: Path) -> None:
     right = tiny.samples(NUMBER).label.numpy()
     turned = (right + 1) % 3
-    correct = finetuned(encoder, [Arm("delivered", turned), Arm("oracle", right)], steps=40)
+    correct = finetuned(encoder, [Arm("delivered", turned), Arm("oracle", right)], steps=80)
     assert correct[0].mean() < 1 / 3  # of guessing
     assert correct[1].mean() > correct[0].mean() + 0.2
 

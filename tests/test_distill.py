@@ -5,7 +5,9 @@ import numpy as np
 import pandas as pd
 import pytest
 import tiny
+import tiny_trunk
 import torch
+from tiny_trunk import SHAPE
 
 from winnow.compress import distill
 from winnow.compress.distill import shallower
@@ -13,7 +15,8 @@ from winnow.data import store
 from winnow.data.modality import Modality
 from winnow.data.store import read_classes
 from winnow.ssl import model as models
-from winnow.ssl.model import Classifier, Encoder, Shape
+from winnow.ssl.model import Classifier
+from winnow.ssl.trunk import Encoder
 
 
 def test_a_student_of_all_layers_is_the_teacher() -> None:
@@ -46,19 +49,12 @@ def run(modality: Modality, ingest: Path, root: Path, **changed: Any) -> Path:
     teacher.mkdir(parents=True)
     out.mkdir()
     torch.manual_seed(0)
-    shape = Shape(dim=16, layers=2, heads=2, mlp_ratio=2.0, dropout=0.1, attention_dropout=0.0)
-    models.save(Classifier(Encoder(modality, shape), classes), teacher)
+    models.save(Classifier(Encoder(modality, SHAPE), classes), teacher)
     settings: dict[str, Any] = {
         "model": {
             "layers": [1],
             "distillation": {"weight": 0.5, "temperature": 2.0, "label_smoothing": 0.1},
-            "optimization": {
-                "lr": 1e-3,
-                "warmup": 0.1,
-                "hold": 0.0,
-                "weight_decay": 0.01,
-                "betas": [0.9, 0.99],
-            },
+            "optimization": tiny_trunk.section(tiny_trunk.OPTIMIZATION),
         },
         "data": {"batch_size": 16, "seed": 0},
         "trainer": {

@@ -8,6 +8,7 @@ import pytest
 import runs
 import torch
 from test_probe import plant, split
+from tiny_trunk import OPTIMIZATION
 
 from winnow.data import store
 from winnow.data.modality import Modality
@@ -15,11 +16,9 @@ from winnow.data.stage import BadInput
 from winnow.ssl import effect
 from winnow.ssl import model as models
 from winnow.ssl.effect import Finetuning, Probing
-from winnow.ssl.model import Encoder
-from winnow.ssl.train import Optimization
+from winnow.ssl.trunk import Encoder
 
 FILES = {"effect.json", "metrics.json", "accuracy.csv"}
-OPTIMIZATION = Optimization(lr=1e-3, warmup=0.1, hold=0.0, weight_decay=0.01, betas=(0.9, 0.98))
 SETTINGS: dict[str, Any] = {
     "probe": Probing(seeds=3, rows=1000, inverse_penalty=3.0),
     "finetune": Finetuning(

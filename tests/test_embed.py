@@ -10,7 +10,7 @@ from winnow.data import store
 from winnow.data.modality import Modality
 from winnow.ssl import embed
 from winnow.ssl import model as models
-from winnow.ssl.model import Encoder
+from winnow.ssl.trunk import Encoder
 
 
 @pytest.fixture(scope="module")

@@ -12,7 +12,8 @@ from winnow.data.intervals import measured
 from winnow.data.modality import Modality
 from winnow.data.stage import BadInput
 from winnow.ssl import model as models
-from winnow.ssl.model import Classifier, Encoder
+from winnow.ssl.model import Classifier
+from winnow.ssl.trunk import Encoder
 
 
 def test_an_accuracy_comes_with_wilsons_interval() -> None:

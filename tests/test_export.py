@@ -15,10 +15,11 @@ from winnow.compress.export import OnnxClassifier, compressed_bytes, to_onnx
 from winnow.data import store
 from winnow.data.modality import Modality
 from winnow.ssl.classification import predict
-from winnow.ssl.model import Classifier, Encoder, Shape
+from winnow.ssl.model import Classifier
+from winnow.ssl.trunk import Encoder
 
 # An export takes seconds for each layer.
-SHAPE = Shape(dim=32, layers=1, heads=2, mlp_ratio=2.0, dropout=0.1, attention_dropout=0.0)
+SHAPE = replace(tiny.SHAPE, dim=32, layers=1)
 SMALL = replace(tiny.SHAPE, layers=1)
 
 

@@ -12,7 +12,7 @@ from winnow.data.modality import Modality
 from winnow.data.store import read_classes
 from winnow.ssl import model as models
 from winnow.ssl.classification import predict
-from winnow.ssl.model import Encoder
+from winnow.ssl.trunk import Encoder
 
 FILES = {"model.safetensors", "config.json", "history.csv", "metrics.json"}
 

@@ -10,7 +10,8 @@ from winnow.compress.export import to_onnx
 from winnow.compress.sparsity import magnitude_keep, prunable
 from winnow.data.modality import Modality
 from winnow.ssl import model as models
-from winnow.ssl.model import Classifier, Encoder
+from winnow.ssl.model import Classifier
+from winnow.ssl.trunk import Encoder
 
 
 def sparse() -> Classifier:

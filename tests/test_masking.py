@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from winnow.ssl.masking import Masking, block_mask
+from winnow.ssl.masking import Blocks, Rectangles, Spans
 
 GRIDS = [((40,), (5,)), ((9, 9), (3, 3)), ((8, 6), (1, 3)), ((4, 4, 4), (3, 3, 3))]
 
@@ -20,9 +20,10 @@ def draw(
     ratio: float = 0.5,
     inverse: bool = False,
     seed: int = 0,
+    adjust: float = 0.0,
 ) -> Tensor:
-    masking = Masking(ratio=ratio, block=block, inverse=inverse)
-    return block_mask(valid, grid, masking, torch.Generator().manual_seed(seed))
+    masking = Blocks(ratio=ratio, adjust=adjust, block=block, inverse=inverse)
+    return masking(valid, grid, torch.Generator().manual_seed(seed))
 
 
 @given(
@@ -47,8 +48,9 @@ def test_hides_exactly_the_asked_fraction_of_valid_tokens_and_no_padding(
     assert mask.dtype == torch.bool and mask.shape == valid.shape
     assert not (mask & ~valid).any()
     for row, length in zip(mask, lengths, strict=True):
-        wanted = round(torch.tensor(ratio * length, dtype=torch.float32).item())
-        assert int(row.sum()) == min(max(wanted, 1), length - 1)
+        share = 1 - ratio if inverse else ratio
+        chosen = min(max(int(torch.tensor(share * length) + 1e-6), 1), length - 1)
+        assert int(row.sum()) == (length - chosen if inverse else chosen)
 
 
 def neighbours_hidden(mask: Tensor, grid: tuple[int, ...]) -> float:
@@ -71,7 +73,7 @@ def test_hides_blocks_and_not_scattered_tokens(
     valid = torch.ones(200, size(grid), dtype=torch.bool)
     scattered = draw(valid, grid, (1,) * len(grid))
     assert neighbours_hidden(scattered, grid) == pytest.approx(0.5, abs=0.03)
-    assert neighbours_hidden(draw(valid, grid, block, inverse=inverse), grid) > 0.7
+    assert neighbours_hidden(draw(valid, grid, block, inverse=inverse, adjust=0.2), grid) > 0.7
 
 
 def test_inverse_blocks_are_what_stays_visible() -> None:
@@ -107,8 +109,8 @@ def test_depends_on_the_generator_alone() -> None:
     assert torch.equal(one, draw(valid, (40,), (5,), seed=3))
     assert not torch.equal(one, draw(valid, (40,), (5,), seed=4))
     generator = torch.Generator().manual_seed(3)
-    masking = Masking(ratio=0.5, block=(5,), inverse=False)
-    first, second = (block_mask(valid, (40,), masking, generator) for _ in range(2))
+    masking = Blocks(ratio=0.5, adjust=0.0, block=(5,), inverse=False)
+    first, second = (masking(valid, (40,), generator) for _ in range(2))
     assert torch.equal(one, first)
     assert not torch.equal(first, second)
 
@@ -134,3 +136,79 @@ def test_refuses_what_cannot_be_masked(
     valid = torch.arange(8) < torch.tensor([8, lengths])[:, None]
     with pytest.raises(ValueError, match=message):
         draw(valid, (8,), block, ratio)
+
+
+# --- the first data2vec -------------------------------------------------------------------------
+
+
+def generator(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def runs_of(row: Tensor) -> list[int]:
+    """The lengths of the runs of hidden tokens."""
+    text = "".join("x" if hidden else " " for hidden in row.tolist())
+    return [len(run) for run in text.split()]
+
+
+def test_spans_start_as_often_as_asked_and_hide_about_as_much_as_published() -> None:
+    """wav2vec's 65 % in spans of 10 hide 49 % of the frames of a long recording."""
+    valid = torch.ones(64, 500, dtype=torch.bool)
+    rows = [Spans(ratio=0.65, length=10)(valid[:1], (500,), generator(i)) for i in range(64)]
+    assert float(torch.cat(rows).float().mean()) == pytest.approx(0.49, abs=0.02)
+    assert min(length for row in rows for length in runs_of(row[0])) >= 10  # a row alone is not thinned
+
+
+@given(
+    lengths=st.lists(st.integers(2, 40), min_size=1, max_size=5),
+    ratio=st.floats(0.05, 0.95),
+    length=st.integers(1, 12),
+    seed=st.integers(0, 1000),
+)
+def test_spans_hide_as_many_tokens_of_every_row_and_never_all_or_padding(
+    lengths: list[int], ratio: float, length: int, seed: int
+) -> None:
+    valid = torch.arange(40) < torch.tensor(lengths)[:, None]
+    mask = Spans(ratio=ratio, length=length)(valid, (40,), generator(seed))
+    counts = mask.sum(1)
+    assert not (mask & ~valid).any()
+    assert int(counts.min()) == int(counts.max()) >= 1
+    assert (counts < valid.sum(1)).all()
+
+
+def test_rectangles_hide_up_to_the_asked_share_in_whole_rectangles() -> None:
+    """BEiT's 120 of 196 patches, of which the smallest rectangle has 16."""
+    valid = torch.ones(200, 196, dtype=torch.bool)
+    masking = Rectangles(ratio=120.5 / 196, min_tokens=16, min_aspect=0.3)
+    counts = masking(valid, (14, 14), generator()).sum(1)
+    assert int(counts.max()) <= 120
+    assert 105 <= float(counts.float().mean()) <= 120
+    mask = masking(valid, (14, 14), generator())
+    assert neighbours_hidden(mask, (14, 14)) > 0.8
+
+
+def test_a_rectangles_sides_differ_by_the_asked_factor_at_most() -> None:
+    valid = torch.ones(300, 400, dtype=torch.bool)
+    masking = Rectangles(ratio=40.5 / 400, min_tokens=40, min_aspect=0.3)  # room for one
+    for row in masking(valid, (20, 20), generator()).unflatten(1, (20, 20)):
+        places = row.nonzero()
+        tall, wide = (places.max(0).values - places.min(0).values + 1).tolist()
+        assert tall * wide == int(row.sum()) or tall * wide > 40  # a second, small one found a place
+        if tall * wide == int(row.sum()):
+            assert 0.25 <= tall / wide <= 4
+
+
+@pytest.mark.parametrize(
+    ("masking", "grid", "message"),
+    [
+        (Spans(ratio=0.5, length=3), (4, 4), "spans need a grid of one axis"),
+        (Spans(ratio=1.0, length=3), (16,), "ratio 1.0 is not between"),
+        (Rectangles(ratio=0.5, min_tokens=4, min_aspect=0.3), (16,), "rectangles need a grid of two axes"),
+        (Rectangles(ratio=0.1, min_tokens=4, min_aspect=0.3), (4, 4), "1 tokens to hide are fewer than"),
+    ],
+)
+def test_refuses_grids_that_a_kind_of_mask_is_not_for(
+    masking: Spans | Rectangles, grid: tuple[int, ...], message: str
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        masking(torch.ones(2, 16, dtype=torch.bool), grid, generator())

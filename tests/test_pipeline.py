@@ -12,6 +12,7 @@ import networkx
 import onnx
 import pandas as pd
 import pytest
+import tiny_trunk
 import torch
 import yaml
 from conftest import KINDS, Kind
@@ -52,17 +53,10 @@ def shrink(kind: Kind) -> dict[str, Any]:
     section["audit"]["judge"] |= {"folds": 3, "neighbours": 5}
     section["probe"]["neighbours"] = 5
     section["pretrain"]["model"] |= {
-        "shape": {
-            "dim": 32,
-            "layers": 2,
-            "heads": 2,
-            "mlp_ratio": 2.0,
-            "dropout": 0.0,
-            "attention_dropout": 0.0,
-        },
-        "decoder": section["pretrain"]["model"]["decoder"] | {"layers": 1, "dim": 16},
+        "shape": tiny_trunk.section(tiny_trunk.SHAPE, dim=32),
+        "predictor": section["pretrain"]["model"]["predictor"] | {"layers": 1, "dim": 16},
         "masks": 2,
-        "top_k_layers": 2,
+        "target": section["pretrain"]["model"]["target"] | {"layers": 2},
     }
     section["pretrain"]["monitor"] |= {"every_steps": 2, "samples": 16, "grace": 1.0}
     section["distill"]["model"]["layers"] = [0, 1]

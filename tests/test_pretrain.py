@@ -11,8 +11,8 @@ from runs import assert_same_files, run_pretrain
 from winnow.data import store
 from winnow.data.modality import Modality
 from winnow.ssl import model as models
-from winnow.ssl.model import Encoder
 from winnow.ssl.monitor import Collapsed, Diverged
+from winnow.ssl.trunk import Encoder
 
 FILES = {"model.safetensors", "config.json", "history.csv", "metrics.json"}
 
@@ -111,9 +111,9 @@ def test_the_loss_falls_and_nothing_collapses(modality: Modality, ingested: Path
 def test_a_collapse_stops_the_run(modality: Modality, ingested: Path, tmp_path: Path) -> None:
     """The teacher is the student of the step before, and the steps are far too long."""
     settings: dict[str, Any] = {
-        "model__ema": {"start": 0.0, "end": 0.0, "ramp": 1.0, "share_frontend": False},
+        "model__ema": {"start": 0.0, "end": 0.0, "ramp": 1.0, "shared": []},
         "model__optimization": {**runs.OPTIMIZATION, "lr": 0.3, "warmup": 0.0},
-        "model__final_norm": False,
+        "model__target__final_norm": "none",
         "trainer__max_steps": 60,
         "monitor__patience": 2,
         "monitor__min_embedding_std": 0.9,

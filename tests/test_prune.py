@@ -1,9 +1,12 @@
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import pytest
+import tiny_trunk
 import torch
+from tiny_trunk import SHAPE
 
 from winnow.compress import evaluate, prune, quantize
 from winnow.compress.sparsity import Schedule, lock, measured_sparsity
@@ -11,17 +14,12 @@ from winnow.data import store
 from winnow.data.modality import Modality
 from winnow.data.store import read_classes
 from winnow.ssl import model as models
-from winnow.ssl.model import Classifier, Encoder, Shape
+from winnow.ssl.model import Classifier
+from winnow.ssl.trunk import Encoder
 
 TEACHING: dict[str, Any] = {
     "distillation": {"weight": 0.5, "temperature": 2.0, "label_smoothing": 0.1},
-    "optimization": {
-        "lr": 1e-3,
-        "warmup": 0.1,
-        "hold": 0.5,
-        "weight_decay": 0.01,
-        "betas": [0.9, 0.99],
-    },
+    "optimization": tiny_trunk.section(tiny_trunk.OPTIMIZATION, hold=0.5),
 }
 RUN: dict[str, Any] = {
     "data": {"batch_size": 16, "seed": 0},
@@ -46,7 +44,7 @@ def test_the_chain_from_teacher_to_int8(
     for folder in folders:
         folder.mkdir()
     torch.manual_seed(0)
-    shape = Shape(dim=16, layers=1, heads=2, mlp_ratio=2.0, dropout=0.1, attention_dropout=0.0)
+    shape = replace(SHAPE, layers=1)
     classes = read_classes(ingested)
     models.save(Classifier(Encoder(modality, shape), classes), teacher)
     labels = ingested  # as delivered

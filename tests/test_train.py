@@ -6,6 +6,8 @@ import subprocess
 import sys
 import time
 import warnings
+from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,7 @@ import torch
 import yaml
 from conftest import KINDS, Kind
 from runs import assert_same_run, command_line, run_finetune, run_pretrain
+from tiny_trunk import OPTIMIZATION
 
 from winnow.data import ingest as ingests
 from winnow.data.modality import Modality, build
@@ -59,9 +62,9 @@ def no_words(monkeypatch: pytest.MonkeyPatch) -> None:
 # --- the schedule -------------------------------------------------------------------------------
 
 
-def schedule(**changes: float) -> Optimization:
-    settings: dict[str, Any] = {"lr": 0.1, "warmup": 0.1, "hold": 0.2, "weight_decay": 0.5}
-    return Optimization(**{**settings, **changes}, betas=(0.9, 0.99))
+def schedule(**changes: Any) -> Optimization:
+    settings: dict[str, Any] = {"lr": 0.1, "hold": 0.2, "weight_decay": 0.5, "betas": (0.9, 0.99)}
+    return replace(OPTIMIZATION, **(settings | changes))
 
 
 def test_rises_linearly_holds_and_falls_along_a_cosine_to_zero() -> None:
@@ -73,6 +76,20 @@ def test_rises_linearly_holds_and_falls_along_a_cosine_to_zero() -> None:
         assert rate.factor(step, 100) == pytest.approx(wanted)
     assert rate.factor(100, 100) == pytest.approx(0.0)
     assert rate.factor(105, 100) == pytest.approx(0.0)
+
+
+def test_falls_by_the_same_factor_in_each_step_down_to_its_floor() -> None:
+    rate = schedule(warmup=0.03, hold=0.9, decay="exponential", floor=0.01)  # data2vec's three stages
+    falling = [rate.factor(step, 1000) for step in range(930, 1001)]
+    assert falling[0] == 1.0 and falling[-1] == pytest.approx(0.01)
+    for one, other in pairwise(falling):
+        assert other / one == pytest.approx(0.01 ** (1 / 70))
+
+
+def test_a_cosine_ends_at_its_floor() -> None:
+    rate = schedule(warmup=0.0, hold=0.0, floor=0.1)
+    assert rate.factor(5, 10) == pytest.approx(0.55)
+    assert rate.factor(10, 10) == pytest.approx(0.1)
 
 
 def test_without_warmup_and_hold_the_first_step_is_at_the_peak() -> None:
@@ -281,9 +298,17 @@ def test_help_describes_every_argument(
         command_line(monkeypatch, pretrain, Data2Vec, "fit", "--help")
     assert caught.value.code == 0
     text = capsys.readouterr().out
-    for name in ("model.optimization.lr", "model.masking.ratio", "data.modality", "trainer.max_steps"):
+    names = (
+        "model.optimization.lr",
+        "model.masking",
+        "model.predictor",
+        "data.modality",
+        "trainer.max_steps",
+    )
+    for name in names:
         assert f"--{name}" in text
     assert "views of a sample for each pass of the teacher" in text
+    assert "min_aspect" in text and "out_ratio" in text  # of what a mask and a predictor can be
     assert "--model.seed" not in text  # linked: it is given once, to the data
 
 
@@ -355,7 +380,7 @@ def flat(prefix: str, section: dict[str, Any]) -> list[tuple[str, str]]:
         if isinstance(value, dict):
             found += flat(f"{prefix}.{name}", value)
         else:
-            found.append((f"--{prefix}.{name}", str(value).lower()))
+            found.append((f"--{prefix}.{name}", "null" if value is None else str(value).lower()))
     return found
 
 

@@ -1,9 +1,12 @@
 """A classifier that trains in a moment: 8×8 pixels, four tokens, the bright corner is the class."""
 
+from dataclasses import replace
 from typing import Any
 
 import lightning
+import tiny_trunk
 import torch
+from tiny_trunk import SHAPE
 from torch import Tensor
 from torch.utils.data import DataLoader
 
@@ -12,12 +15,11 @@ from winnow.compress.teaching import Distillation, Taught
 from winnow.data.batches import Batch
 from winnow.data.vision import Vision
 from winnow.ssl.checkpoint import PlainCheckpoint
-from winnow.ssl.model import Classifier, Encoder, Shape
-from winnow.ssl.train import Optimization
+from winnow.ssl.model import Classifier
+from winnow.ssl.trunk import Encoder, Shape
 
 CLASSES = ["left", "right", "top"]
-SHAPE = Shape(dim=16, layers=2, heads=2, mlp_ratio=2.0, dropout=0.1, attention_dropout=0.0)
-OPTIMIZATION = Optimization(lr=5e-3, warmup=0.1, hold=0.5, weight_decay=0.1, betas=(0.9, 0.99))
+OPTIMIZATION = replace(tiny_trunk.OPTIMIZATION, lr=5e-3, hold=0.5, weight_decay=0.1, betas=(0.9, 0.99))
 DISTILLATION = Distillation(weight=0.5, temperature=2.0, label_smoothing=0.0)
 
 

@@ -1,0 +1,312 @@
+"""The trunk: a Transformer over tokens of any grid. Switches cover the encoders that were published.
+
+| | data2vec 2.0 | data2vec, speech and text | data2vec, vision |
+|---|---|---|---|
+| `norm` | post | post | pre |
+| `layer_scale` | null | null | 1e-4 |
+| `biases` | all | all | query, value |
+| `attention_bias` | alibi on speech | none | shared_table |
+| `extra_tokens` | 1 on images | 0 | 1 |
+
+Shapes: `token` counts the whole grid, `seen` the tokens that are run through the layers.
+"""
+
+import math
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+from torch.nn import functional
+
+from winnow.data.modality import Modality, Tokens
+from winnow.ssl.positions import Alibi, Convolutions, ConvolutionShape, RelativeTable, sincos_positions
+
+PROJECTIONS = ("query", "key", "value")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Shape:
+    """The size of a trunk, and its switches.
+
+    Attributes:
+        dim: width of a token; divisible by `heads`, and for `sincos` by 2 * axes of the grid.
+        layers: Transformer layers.
+        heads: attention heads of each.
+        mlp_ratio: hidden width of the feed-forward part, in multiples of `dim`.
+        norm: where a layer normalises: `post`, behind each residual sum, or `pre`, in front of each part.
+        norm_eps: that norms add to the variance.
+        position_norm: normalise tokens as soon as positions are added (data2vec 2.0, text).
+        output_norm: once more at the end: each `token`, the `pooled` one, or `none`.
+        layer_scale: start of the factors on each layer's two outputs; null: there are none.
+        biases: which of the projections query, key and value have one.
+        positions: that are added to tokens: `sincos`, `learned` or `none`.
+        convolutions: that add what is around a token to it; null: there are none.
+        attention_bias: by the offset of two tokens: a `shared_table`, one in each layer (`layer_table`),
+            `alibi`, or `none`.
+        extra_tokens: learned ones in front of the grid.
+        dropout: probability, on the input and on each layer's two outputs.
+        attention_dropout: the same on attention; above 0 it is slow, as no fused kernel of a CPU has it.
+        drop_path: probability that a sample skips a part of the last layer; rises to it from 0.
+        drop_layer: probability that a batch skips a layer.
+    """
+
+    dim: int
+    layers: int
+    heads: int
+    mlp_ratio: float
+    norm: Literal["post", "pre"]
+    norm_eps: float
+    position_norm: bool
+    output_norm: Literal["token", "pooled", "none"]
+    layer_scale: float | None
+    biases: tuple[str, ...]
+    positions: Literal["sincos", "learned", "none"]
+    convolutions: ConvolutionShape | None
+    attention_bias: Literal["shared_table", "layer_table", "alibi", "none"]
+    extra_tokens: int
+    dropout: float
+    attention_dropout: float
+    drop_path: float
+    drop_layer: float
+
+
+class Encoded(NamedTuple):
+    """What a trunk gives, of the grid's tokens.
+
+    Attributes:
+        hidden: output of every layer, the last one last.
+        taps: output of every layer's feed-forward part, before its residual: data2vec's targets.
+        valid: False where a row was filled up.
+        out: what heads read: the last layer's output, normalised if `output_norm` is `token`.
+        extra: the same of the extra tokens.
+    """
+
+    hidden: list[Float[Tensor, "batch seen dim"]]
+    taps: list[Float[Tensor, "batch seen dim"]]
+    valid: Bool[Tensor, "batch seen"]
+    out: Float[Tensor, "batch seen dim"]
+    extra: Float[Tensor, "batch extra dim"]
+
+
+class Attention(nn.Module):
+    """Multi-head self-attention of four plain Linears, which pruning and quantization can reach."""
+
+    def __init__(self, shape: Shape) -> None:
+        super().__init__()
+        self.heads, self.dropout = shape.heads, shape.attention_dropout
+        self.query, self.key, self.value = (
+            nn.Linear(shape.dim, shape.dim, bias=name in shape.biases) for name in PROJECTIONS
+        )
+        self.out = nn.Linear(shape.dim, shape.dim)
+
+    def forward(
+        self,
+        x: Float[Tensor, "batch seen dim"],
+        valid: Bool[Tensor, "batch seen"],
+        bias: Float[Tensor, "one_or_batch head seen seen"] | None = None,
+    ) -> Float[Tensor, "batch seen dim"]:
+        q, k, v = (
+            project(x).unflatten(-1, (self.heads, -1)).transpose(1, 2)  # [B, H, N, D/H]
+            for project in (self.query, self.key, self.value)
+        )
+        allowed = valid[:, None, None, :]
+        if bias is not None:
+            allowed = bias.masked_fill(~allowed, -math.inf)
+        mixed = functional.scaled_dot_product_attention(
+            q, k, v, allowed, self.dropout if self.training else 0.0
+        )
+        return self.out(mixed.transpose(1, 2).flatten(2))
+
+
+class Layer(nn.Module):
+    """A Transformer layer: attention and a feed-forward part, each beside a residual."""
+
+    def __init__(self, shape: Shape, drop_path: float) -> None:
+        super().__init__()
+        width = int(shape.dim * shape.mlp_ratio)
+        self.post = shape.norm == "post"
+        self.attention = Attention(shape)
+        self.norm1 = nn.LayerNorm(shape.dim, eps=shape.norm_eps)
+        self.fc1 = nn.Linear(shape.dim, width)
+        self.fc2 = nn.Linear(width, shape.dim)
+        self.norm2 = nn.LayerNorm(shape.dim, eps=shape.norm_eps)
+        self.dropout = nn.Dropout(shape.dropout)
+        self.drop_path = _drop_path(drop_path)
+        self.scale1, self.scale2 = (
+            None if shape.layer_scale is None else nn.Parameter(torch.full((shape.dim,), shape.layer_scale))
+            for _ in range(2)
+        )
+
+    def forward(
+        self,
+        x: Float[Tensor, "batch seen dim"],
+        valid: Bool[Tensor, "batch seen"],
+        bias: Float[Tensor, "one_or_batch head seen seen"] | None = None,
+    ) -> tuple[Float[Tensor, "batch seen dim"], Float[Tensor, "batch seen dim"]]:
+        if self.post:
+            x = self.norm1(x + self._part(self.attention(x, valid, bias), self.scale1))
+            tap = self.fc2(functional.gelu(self.fc1(x)))
+            return self.norm2(x + self._part(tap, self.scale2)), tap
+        x = x + self._part(self.attention(self.norm1(x), valid, bias), self.scale1)
+        tap = self.fc2(functional.gelu(self.fc1(self.norm2(x))))
+        return x + self._part(tap, self.scale2), tap
+
+    def _part(self, y: Tensor, scale: Tensor | None) -> Tensor:
+        y = self.dropout(y)
+        return self.drop_path(y if scale is None else scale * y)
+
+
+def _drop_path(probability: float) -> nn.Module:
+    if not probability:
+        return nn.Identity()
+    from timm.layers import DropPath  # takes half a second, which no other trunk should wait for
+
+    return DropPath(probability)
+
+
+def gather_tokens(
+    x: Float[Tensor, "batch token dim"], chosen: Bool[Tensor, "batch token"]
+) -> tuple[Float[Tensor, "batch seen dim"], Bool[Tensor, "batch seen"], Int[Tensor, "batch seen"]]:
+    """Keep each row's chosen tokens, in order; shorter rows are filled up with unchosen ones.
+
+    Returns:
+        The tokens, where they are chosen ones, and their places on the grid.
+    """
+    count = chosen.sum(1)
+    place = chosen.int().argsort(dim=1, descending=True, stable=True)[:, : int(count.max())]
+    seen = torch.arange(place.shape[1], device=x.device) < count[:, None]
+    return x.gather(1, place[..., None].expand(-1, -1, x.shape[2])), seen, place
+
+
+def pool(x: Float[Tensor, "batch seen dim"], valid: Bool[Tensor, "batch seen"]) -> Float[Tensor, "batch dim"]:
+    """Average the valid tokens of each sample."""
+    weight = valid.to(x.dtype)[..., None]
+    return (x * weight).sum(1) / weight.sum(1).clamp(min=1)
+
+
+class Encoder(nn.Module):
+    """Frontend, positions, layers. The student and the teacher of data2vec are two of it.
+
+    Raises:
+        ValueError: if widths do not divide, or `biases` names what is no projection.
+    """
+
+    def __init__(self, modality: Modality, shape: Shape) -> None:
+        super().__init__()
+        if shape.dim % shape.heads:
+            raise ValueError(f"dim {shape.dim} is not divisible by {shape.heads} heads")
+        if unknown := set(shape.biases) - set(PROJECTIONS):
+            raise ValueError(f"biases name {sorted(unknown)}; there are {', '.join(PROJECTIONS)}")
+        self.modality, self.shape = modality, shape
+        grid, dim = modality.grid, shape.dim
+        self.frontend = modality.frontend(dim)
+        self.position_norm = nn.LayerNorm(dim, eps=shape.norm_eps) if shape.position_norm else None
+        self.norm = nn.LayerNorm(dim, eps=shape.norm_eps) if shape.norm == "post" else None
+        self.output_norm = nn.LayerNorm(dim, eps=shape.norm_eps) if shape.output_norm != "none" else None
+        self.dropout = nn.Dropout(shape.dropout)
+        paths = torch.linspace(0, shape.drop_path, shape.layers).tolist()
+        self.layers = nn.ModuleList(Layer(shape, path) for path in paths)
+        if shape.positions == "sincos":
+            self.register_buffer("positions", sincos_positions(grid, dim), persistent=False)
+        else:
+            learned = shape.positions == "learned"
+            self.positions = nn.Parameter(0.02 * torch.randn(math.prod(grid), dim)) if learned else None
+        self.convolutions = (
+            None if shape.convolutions is None else Convolutions(grid, dim, shape.convolutions)
+        )
+        self.extra = nn.Parameter(torch.randn(shape.extra_tokens, dim)) if shape.extra_tokens else None
+        number = {"none": 0, "layer_table": shape.layers}.get(shape.attention_bias, 1)
+        kind = Alibi if shape.attention_bias == "alibi" else RelativeTable
+        self.relative = nn.ModuleList(kind(grid, shape.heads, shape.extra_tokens) for _ in range(number))
+        self.layers.apply(_initialize)
+
+    def located(self, tokens: Tokens) -> Tokens:
+        """Add to tokens what says where they stand, whatever is around them."""
+        x = tokens.x if self.positions is None else tokens.x + self.positions
+        return Tokens(x if self.position_norm is None else self.position_norm(x), tokens.valid)
+
+    def surrounded(self, x: Float[Tensor, "batch token dim"], known: Bool[Tensor, "batch token"]) -> Tensor:
+        """Add to tokens what known ones around them say, if the trunk has convolutions."""
+        if self.convolutions is None:
+            return x
+        return x + self.convolutions(x * known[..., None])
+
+    def encode(self, tokens: Tokens) -> Encoded:
+        """Run all of the frontend's tokens through the layers."""
+        located = self.located(tokens)
+        return self.run(self.surrounded(*located), located.valid)
+
+    def run(
+        self,
+        x: Float[Tensor, "batch seen dim"],
+        valid: Bool[Tensor, "batch seen"],
+        place: Int[Tensor, "batch seen"] | None = None,
+    ) -> Encoded:
+        """Run tokens through the layers.
+
+        Args:
+            x: the tokens, with all that says where they stand.
+            valid: False where a row was filled up.
+            place: on the grid; None for all of them, in order.
+        """
+        extra = self.shape.extra_tokens
+        if self.extra is not None:
+            x = torch.cat([self.extra.expand(len(x), -1, -1), x], 1)
+            valid = functional.pad(valid, (extra, 0), value=True)
+            if place is not None:
+                front = torch.arange(extra, device=x.device).expand(len(x), -1)
+                place = torch.cat([front, place + extra], 1)
+        if self.norm is not None:
+            x = self.norm(x)
+        x = self.dropout(x)
+        biases = [relative(place) for relative in self.relative]
+        hidden, taps = [], []
+        for number, layer in enumerate(self.layers):
+            if self._skips():
+                continue
+            x, tap = layer(x, valid, biases[min(number, len(biases) - 1)] if biases else None)
+            hidden.append(x)
+            taps.append(tap)
+        if self.output_norm is not None and self.shape.output_norm == "token":
+            x = self.output_norm(x)
+        if not extra:
+            return Encoded(hidden, taps, valid, x, x[:, :0])
+        hidden, taps = ([tokens[:, extra:] for tokens in of_layers] for of_layers in (hidden, taps))
+        return Encoded(hidden, taps, valid[:, extra:], x[:, extra:], x[:, :extra])
+
+    def _skips(self) -> bool:
+        return self.training and self.shape.drop_layer > 0 and float(torch.rand(())) < self.shape.drop_layer
+
+    def forward(self, x: Tensor) -> Encoded:
+        return self.encode(self.frontend(x))
+
+    def pooled(self, encoded: Encoded) -> Float[Tensor, "batch dim"]:
+        """Give what a head reads: the mean token of the output."""
+        mean = pool(encoded.out, encoded.valid)
+        if self.output_norm is not None and self.shape.output_norm == "pooled":
+            return self.output_norm(mean)
+        return mean
+
+    def embed(self, x: Tensor) -> Float[Tensor, "batch feature"]:
+        """Give one vector per sample: every layer's mean token, side by side.
+
+        Small data2vec models keep what a probe needs in the middle; the last layer alone misleads.
+        """
+        encoded = self(x)
+        return torch.cat([pool(h, encoded.valid) for h in encoded.hidden], 1)
+
+
+def set_dropout(encoder: Encoder, probability: float) -> None:
+    """Change the dropout of input and outputs: a short run with labels wants another than a long one."""
+    for module in encoder.modules():
+        if isinstance(module, nn.Dropout):
+            module.p = probability
+
+
+def _initialize(module: nn.Module) -> None:
+    if isinstance(module, nn.Linear):
+        nn.init.trunc_normal_(module.weight, std=1 / math.sqrt(module.in_features))
+        if module.bias is not None:
+            nn.init.zeros_(module.bias)
