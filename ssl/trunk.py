@@ -46,7 +46,8 @@ class Shape:
         attention_bias: by the offset of two tokens: a `shared_table`, one in each layer (`layer_table`),
             `alibi`, or `none`.
         extra_tokens: learned ones in front of the grid.
-        dropout: probability, on the input and on each layer's two outputs.
+        input_dropout: probability, on what the layers read.
+        dropout: the same on each layer's two outputs.
         attention_dropout: the same on attention; above 0 it is slow, as no fused kernel of a CPU has it.
         drop_path: probability that a sample skips a part of the last layer; rises to it from 0.
         drop_layer: probability that a batch skips a layer.
@@ -66,6 +67,7 @@ class Shape:
     convolutions: ConvolutionShape | None
     attention_bias: Literal["shared_table", "layer_table", "alibi", "none"]
     extra_tokens: int
+    input_dropout: float
     dropout: float
     attention_dropout: float
     drop_path: float
@@ -205,7 +207,7 @@ class Encoder(nn.Module):
         self.position_norm = nn.LayerNorm(dim, eps=shape.norm_eps) if shape.position_norm else None
         self.norm = nn.LayerNorm(dim, eps=shape.norm_eps) if shape.norm == "post" else None
         self.output_norm = nn.LayerNorm(dim, eps=shape.norm_eps) if shape.output_norm != "none" else None
-        self.dropout = nn.Dropout(shape.dropout)
+        self.dropout = nn.Dropout(shape.input_dropout)
         paths = torch.linspace(0, shape.drop_path, shape.layers).tolist()
         self.layers = nn.ModuleList(Layer(shape, path) for path in paths)
         if shape.positions == "sincos":
@@ -299,10 +301,10 @@ class Encoder(nn.Module):
 
 
 def set_dropout(encoder: Encoder, probability: float) -> None:
-    """Change the dropout of input and outputs: a short run with labels wants another than a long one."""
-    for module in encoder.modules():
-        if isinstance(module, nn.Dropout):
-            module.p = probability
+    """Change the dropout of the layers' outputs: a short run with labels wants another than a long one."""
+    for layer in encoder.layers:
+        assert isinstance(layer, Layer)
+        layer.dropout.p = probability
 
 
 def _initialize(module: nn.Module) -> None:

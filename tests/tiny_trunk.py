@@ -21,6 +21,7 @@ SHAPE = Shape(
     convolutions=None,
     attention_bias="none",
     extra_tokens=0,
+    input_dropout=0.0,
     dropout=0.1,
     attention_dropout=0.0,
     drop_path=0.0,

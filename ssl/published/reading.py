@@ -103,6 +103,7 @@ def _read_speech(config: Mapping[str, Any], weights: Weights, folder: Path) -> R
             kernel=config["conv_pos_kernel_size"],
             groups=config["num_conv_pos_embedding_groups"],
         ),
+        input_dropout=config["hidden_dropout"],
         dropout=config["hidden_dropout"],
         attention_dropout=config["attention_dropout"],
         drop_layer=config["layerdrop"],
@@ -124,6 +125,7 @@ def _read_text(config: Mapping[str, Any], weights: Weights, folder: Path) -> Rea
         config,
         norm="post",
         positions="learned",
+        input_dropout=config["hidden_dropout_prob"],
         dropout=config["hidden_dropout_prob"],
         attention_dropout=config["attention_probs_dropout_prob"],
     )
@@ -154,6 +156,7 @@ def _read_vision(config: Mapping[str, Any], weights: Weights, folder: Path) -> R
         positions="learned" if config["use_absolute_position_embeddings"] else "none",
         attention_bias=next((name for name, used in tables.items() if used), "none"),
         extra_tokens=1,
+        input_dropout=config["hidden_dropout_prob"],
         dropout=config["hidden_dropout_prob"],
         attention_dropout=config["attention_probs_dropout_prob"],
         drop_path=config["drop_path_rate"],
