@@ -93,7 +93,9 @@ def vision(**changes: Any) -> PreTrainedModel:
 
 
 def waves() -> Tensor:
-    return torch.randn(2, 800)
+    x = torch.randn(2, 800)
+    x[1, 500:] = 0
+    return x
 
 
 def ids() -> Tensor:
@@ -134,7 +136,7 @@ def outputs(model: PreTrainedModel, x: Tensor) -> dict[str, list[Tensor] | Tenso
         parts = name.split(".")
         if name.endswith(("feed_forward.output_dense", "output.dense")) and "attention" not in parts:
             module.register_forward_hook(lambda module, given, out: taps.append(out))
-    keywords = {"attention_mask": (x != 1).long()} if x.dtype == torch.long else {}
+    keywords = {} if x.ndim > 2 else {"attention_mask": (x != (1 if x.dtype == torch.long else 0)).long()}
     with torch.no_grad():
         found = model(x, output_hidden_states=True, **keywords)
     last = found.last_hidden_state
