@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-import lightning
 import torch
 from jaxtyping import Float
 from lightning.pytorch.callbacks import Callback
@@ -18,7 +17,7 @@ from winnow.ssl import model as models
 from winnow.ssl import train
 from winnow.ssl.classification import accuracy, label_loss, predict
 from winnow.ssl.model import Classifier
-from winnow.ssl.train import History, Optimization, optimizers
+from winnow.ssl.train import History, Learner, Optimization
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,7 +54,7 @@ def distillation_loss(
     return temperature**2 * divergence
 
 
-class Taught(lightning.LightningModule):
+class Taught(Learner):
     """Trains a classifier from labels and a frozen teacher; unlabelled samples are taught too.
 
     A stage's method is a subclass whose arguments are paths and numbers, so that a config file
@@ -84,24 +83,21 @@ class Taught(lightning.LightningModule):
         optimization: Optimization,
         seed: int,
     ) -> None:
-        super().__init__()
+        super().__init__(optimization, seed)
         for role, model in (("student", student), ("teacher", teacher)):
             _require_fit(role, model, modality, classes)
         self.student = student.train()  # Lightning leaves it in the mode that it comes in
         # In a tuple, where torch does not see it: no part of state_dict, optimizer or train().
         self._hidden = (teacher.requires_grad_(False).eval(),)
-        self.distillation, self.optimization, self.seed = distillation, optimization, seed
+        self.distillation = distillation
 
     @property
     def teacher(self) -> Classifier:
         return self._hidden[0]
 
     def on_fit_start(self) -> None:
+        super().on_fit_start()
         self.teacher.to(self.device)
-
-    def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
-        # Dropout draws from the global generator: tied to the step, a resumed run repeats it.
-        torch.manual_seed(self.seed * 1_000_003 + self.global_step)
 
     def loss(self, batch: Batch) -> Float[Tensor, ""]:
         """Give what a batch is to be taught: the teacher's classes, and the labels."""
@@ -125,9 +121,6 @@ class Taught(lightning.LightningModule):
             right = (logits.argmax(1) == label).float().mean()
             self.log("val/accuracy", right, prog_bar=True, batch_size=number)
             self.log("val/loss", functional.cross_entropy(logits, label), batch_size=number)
-
-    def configure_optimizers(self) -> Any:
-        return optimizers(self, self.optimization, self.trainer.max_steps)
 
 
 def _require_fit(role: str, model: Classifier, modality: Modality, classes: list[str]) -> None:

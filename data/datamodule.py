@@ -1,13 +1,15 @@
 """Decided samples → batches, as a LightningDataModule."""
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import lightning
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, IterableDataset
 
-from winnow.data import store
+from winnow.data import reading, store
 from winnow.data.batches import Batch, TrainBatches, stack
 from winnow.data.modality import Modality
+from winnow.data.reading import Named
 
 
 class Samples(lightning.LightningDataModule):
@@ -69,10 +71,28 @@ class Samples(lightning.LightningDataModule):
         return DataLoader(batches, batch_size=None)
 
     def val_dataloader(self) -> DataLoader[Batch]:
+        return self._whole("validation")
+
+    def test_dataloader(self) -> DataLoader[Batch]:
+        return self._whole("test")
+
+    def predict_dataloader(self) -> DataLoader[Named]:
+        """Give all that `ingest` kept, whatever its split and its label, with ids."""
+        return DataLoader(_Everything(self.modality, self._ingest, self._batch_size), batch_size=None)
+
+    def _whole(self, split: str) -> DataLoader[Batch]:
         # Whole batches, as in training; the method knows no other form.
-        samples, size = self.read("validation"), self._batch_size
+        samples, size = self.read(split), self._batch_size
         batches = [
             Batch(samples.x[i : i + size], samples.label[i : i + size])
             for i in range(0, len(samples.x), size)
         ]
         return DataLoader(batches, batch_size=None)  # type: ignore[arg-type]
+
+
+class _Everything(IterableDataset[Named]):
+    def __init__(self, modality: Modality, ingest: Path, size: int) -> None:
+        self._modality, self._ingest, self._size = modality, ingest, size
+
+    def __iter__(self) -> Iterator[Named]:
+        return reading.everything(self._modality, self._ingest, self._size)

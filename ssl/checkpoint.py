@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 from lightning.fabric.plugins import CheckpointIO
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -29,10 +29,18 @@ class PlainCheckpoint(CheckpointIO):
     def load_checkpoint(
         self, path: str | Path, map_location: Any = None, weights_only: bool | None = None
     ) -> dict[str, Any]:
+        """Read what `save_checkpoint` wrote.
+
+        Raises:
+            ValueError: if something else has written it.
+        """
         device = str(map_location) if isinstance(map_location, str | torch.device) else "cpu"
-        with safe_open(path, framework="pt", device=device) as file:
-            tree = json.loads(file.metadata()["tree"])
-            return _restore(tree, file.get_tensor)
+        try:
+            with safe_open(path, framework="pt", device=device) as file:
+                tree = json.loads((file.metadata() or {})["tree"])
+                return _restore(tree, file.get_tensor)
+        except (SafetensorError, KeyError) as error:
+            raise ValueError(f"{path} is no checkpoint that this project's training has written") from error
 
     def remove_checkpoint(self, path: str | Path) -> None:
         Path(path).unlink(missing_ok=True)

@@ -1,20 +1,23 @@
 """A classifier learns from labels: the loss, the score, and the method around them."""
 
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import lightning
+import numpy as np
 import torch
 from jaxtyping import Float, Int
+from timm.data import Mixup
 from torch import Tensor, nn
 from torch.nn import functional
 
 from winnow.data.batches import UNLABELLED, Batch
 from winnow.data.modality import Modality
+from winnow.data.reading import Named
 from winnow.ssl import model as models
 from winnow.ssl.model import Classifier
-from winnow.ssl.train import Optimization, optimizers
-from winnow.ssl.trunk import Encoder, set_dropout
+from winnow.ssl.train import Learner, Optimization
+from winnow.ssl.trunk import Encoder, Shape, set_dropout
 
 
 def label_loss(
@@ -84,7 +87,45 @@ def accuracy(logits: Float[Tensor, "sample class"], label: Int[Tensor, " sample"
     return float((logits.argmax(1) == label)[labelled].float().mean())
 
 
-class Classification(lightning.LightningModule):
+def depth(name: str, shape: Shape) -> int:
+    """Say how deep a classifier's parameter lies: in which layer, from 1; before them is 0.
+
+    What comes behind the layers, and what all of them share, lies as deep as the head: one below the last.
+    """
+    part, _, rest = name.removeprefix("encoder.").partition(".")
+    if part == "layers" or (part == "relative" and shape.attention_bias == "layer_table"):
+        return int(rest.partition(".")[0]) + 1
+    return shape.layers + 1 if part in {"head", "output_norm", "relative"} else 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Mixing:
+    """How often and how strongly pairs of images, and their labels, are mixed; one way for a batch.
+
+    Attributes:
+        mixup_alpha: of the Beta distribution of an image's share in a sum of two; 0: no sums.
+        cutmix_alpha: the same of its share of the area, where a rectangle comes from another; 0: none.
+        prob: probability that a batch is mixed at all.
+        switch_prob: of a mixed batch that it is by rectangles, where both are possible.
+
+    Raises:
+        ValueError: if there is no way to mix.
+
+    Paper: mixup (Zhang et al. 2018, arXiv 1710.09412), section 2; CutMix (Yun et al. 2019, arXiv
+    1905.04899), section 3.1.
+    """
+
+    mixup_alpha: float
+    cutmix_alpha: float
+    prob: float
+    switch_prob: float
+
+    def __post_init__(self) -> None:
+        if self.mixup_alpha <= 0 and self.cutmix_alpha <= 0:
+            raise ValueError("mixup needs a mixup_alpha or a cutmix_alpha above 0; null switches it off")
+
+
+class Classification(Learner):
     """Trains a classifier, trunk and head, from labels.
 
     Args:
@@ -93,8 +134,16 @@ class Classification(lightning.LightningModule):
         encoder: folder of the encoder to start from.
         dropout: of the trunk while training; instead of the encoder's own.
         label_smoothing: probability that labels give to all classes alike [0–1].
+        layer_decay: factor of the learning rate from each layer to the one before it; 1: all learn alike.
+            Layer l of L has lr * layer_decay^(L + 1 - l), frontend and positions as l = 0, the head lr, as
+            in BEiT (Bao et al. 2021, arXiv 2106.08254).
+        freeze: fraction of the steps in which the head learns alone [0–1].
+        mixup: of images; null: none.
         optimization: learning rate and its schedule.
         seed: of the head and of dropout.
+
+    Raises:
+        ValueError: if samples that are no images are to be mixed.
     """
 
     def __init__(
@@ -104,28 +153,98 @@ class Classification(lightning.LightningModule):
         encoder: Path,
         dropout: float,
         label_smoothing: float,
+        layer_decay: float,
+        freeze: float,
+        mixup: Mixing | None,
         optimization: Optimization,
         seed: int,
     ) -> None:
-        super().__init__()
+        super().__init__(optimization, seed)
         trunk = models.load_encoder(encoder)
         set_dropout(trunk, dropout)
         self.classifier = Classifier(trunk, classes).train()
-        self.label_smoothing, self.optimization, self.seed = label_smoothing, optimization, seed
+        self.label_smoothing, self.layer_decay, self.frozen_share = label_smoothing, layer_decay, freeze
+        self.mixup = None
+        if mixup is not None:
+            if len(modality.grid) != 2:
+                raise ValueError(f"mixup is of images; a grid of {modality.grid} is none: set it to null")
+            self.mixup = Mixup(**asdict(mixup), label_smoothing=label_smoothing, num_classes=len(classes))
+
+    @property
+    def classes(self) -> list[str]:
+        """What an index of the head stands for."""
+        return self.classifier.classes
+
+    def scales(self) -> dict[str, float]:
+        if self.layer_decay == 1:
+            return {}
+        shape = self.classifier.encoder.shape
+        return {
+            f"classifier.{name}": self.layer_decay ** (shape.layers + 1 - depth(name, shape))
+            for name, _ in self.classifier.named_parameters()
+        }
+
+    def configure_optimizers(self) -> Any:
+        self.classifier.requires_grad_(True)  # a run that was cut short may have left some of it frozen
+        return super().configure_optimizers()
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
-        # Dropout draws from the global generator: tied to the step, so that a resumed run repeats it.
-        torch.manual_seed(self.seed * 1_000_003 + self.global_step)
+        super().on_train_batch_start(batch, batch_idx)
+        learns = self.global_step >= self.frozen_share * self.trainer.max_steps
+        self.classifier.encoder.requires_grad_(learns)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Float[Tensor, ""]:
-        loss = label_loss(self.classifier(batch.x), batch.label, self.label_smoothing)
+        if self.mixup is None:
+            loss = label_loss(self.classifier(batch.x), batch.label, self.label_smoothing)
+        else:
+            x, target = self.mix(batch)
+            loss = functional.cross_entropy(self.classifier(x), target)
         self.log("loss", loss, prog_bar=True)
         return loss
 
-    def validation_step(self, batch: Batch, batch_idx: int) -> None:
-        logits, size = self.classifier(batch.x), len(batch.label)
-        self.log("val/accuracy", accuracy(logits, batch.label), prog_bar=True, batch_size=size)
-        self.log("val/loss", label_loss(logits, batch.label, 0.0), batch_size=size)
+    def mix(self, batch: Batch) -> tuple[Tensor, Float[Tensor, "batch class"]]:
+        """Mix each image with the one that mirrors its place in the batch, and their smoothed labels.
 
-    def configure_optimizers(self) -> Any:
-        return optimizers(self, self.optimization, self.trainer.max_steps)
+        Raises:
+            ValueError: if an image has no partner or no label.
+        """
+        if len(batch.x) % 2:
+            raise ValueError(f"mixup pairs images: data.batch_size must be even, not {len(batch.x)}")
+        if (batch.label == UNLABELLED).any():
+            raise ValueError("mixup mixes labels: set data.labelled, which leaves out images without one")
+        assert self.mixup is not None
+        # timm draws from numpy's global generator: tied to the step like torch's.
+        np.random.seed((self.seed * 1_000_003 + self.global_step) % 2**32)
+        return self.mixup(batch.x.clone(), batch.label)
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        self._score(batch, "val")
+
+    def test_step(self, batch: Batch, batch_idx: int) -> None:
+        self._score(batch, "test")
+
+    def _score(self, batch: Batch, split: str) -> None:
+        logits, size = self.classifier(batch.x), len(batch.label)
+        self.log(f"{split}/accuracy", accuracy(logits, batch.label), prog_bar=True, batch_size=size)
+        self.log(f"{split}/loss", label_loss(logits, batch.label, 0.0), batch_size=size)
+
+    def predict_step(self, batch: Named, batch_idx: int) -> dict[str, Tensor | list[str]]:
+        pred_probs = self.classifier(batch.x).softmax(1)
+        named = [self.classes[index] for index in pred_probs.argmax(1).tolist()]
+        return {"class": named, "pred_probs": pred_probs}
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        checkpoint["classes"] = self.classes
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Take over the classes for predicting, which samples of any label, or of none, are good for.
+
+        Raises:
+            ValueError: if they are others than those of the samples to learn from or to score by.
+        """
+        known = checkpoint["classes"]
+        if known == self.classes:
+            return
+        if not self.trainer.predicting:
+            raise ValueError(f"the checkpoint knows the classes {known}, the samples {self.classes}")
+        self.classifier = Classifier(self.classifier.encoder, known)

@@ -13,7 +13,6 @@ import copy
 from dataclasses import dataclass
 from typing import Any, Literal
 
-import lightning
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
@@ -22,11 +21,12 @@ from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from winnow.data.batches import Batch, stream
 from winnow.data.modality import Modality, Tokens
+from winnow.data.reading import Named
 from winnow.ssl import monitor
 from winnow.ssl.masking import Masking
 from winnow.ssl.predictors import Decoder, DecoderShape, Head, HeadShape
 from winnow.ssl.targets import Target
-from winnow.ssl.train import Optimization, optimizers
+from winnow.ssl.train import Learner, Optimization
 from winnow.ssl.trunk import Encoder, Shape, gather_tokens, pool
 
 SHAREABLE = ("frontend", "positions", "position_norm", "convolutions", "extra", "norm", "relative")
@@ -86,7 +86,7 @@ class Loss:
         return error.sum(-1) / {"sum": 1.0, "mean": dim, "root": dim**0.5}[self.scale]
 
 
-class Data2Vec(lightning.LightningModule):
+class Data2Vec(Learner):
     """Student, teacher and predictor; `student` is what is kept.
 
     Args:
@@ -121,7 +121,7 @@ class Data2Vec(lightning.LightningModule):
         optimization: Optimization,
         seed: int,
     ) -> None:
-        super().__init__()
+        super().__init__(optimization, seed)
         if not 1 <= target.layers <= shape.layers:
             raise ValueError(f"target.layers {target.layers} is not within 1 to {shape.layers} layers")
         if unknown := set(ema.shared) - set(SHAREABLE):
@@ -137,7 +137,7 @@ class Data2Vec(lightning.LightningModule):
             self.predictor = Head(shape.dim, predictor)
         self.grid, self.masking, self.masks = modality.grid, masking, masks
         self.make_target, self.cost = target, loss
-        self.ema, self.optimization, self.seed = ema, optimization, seed
+        self.ema = ema
         self.train()
 
     def target(self, x: Tensor) -> tuple[Float[Tensor, "batch token dim"], Tokens]:
@@ -196,9 +196,8 @@ class Data2Vec(lightning.LightningModule):
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         self.log("val/loss", self.loss(batch.x, stream(self.seed, batch_idx)))
 
-    def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
-        # Dropout draws from the global generator: tied to the step, so that a resumed run repeats it.
-        torch.manual_seed(self.seed * 1_000_003 + self.global_step)
+    def predict_step(self, batch: Named, batch_idx: int) -> dict[str, Tensor]:
+        return {"vector": self.student.embed(batch.x)}
 
     def optimizer_step(self, *args: Any, **keywords: Any) -> None:
         # Once per update of the student, however many batches that took, and before any callback of
@@ -239,6 +238,3 @@ class Data2Vec(lightning.LightningModule):
             "embedding_std": monitor.embedding_std(pooled),
             "effective_rank": monitor.effective_rank(pooled),
         }
-
-    def configure_optimizers(self) -> Any:
-        return optimizers(self, self.optimization, self.trainer.max_steps)

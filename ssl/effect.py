@@ -215,10 +215,13 @@ def _finetune(
             modality,
             classes,
             pretrain,
-            settings.dropout,
-            settings.label_smoothing,
-            settings.optimization,
-            seed,
+            dropout=settings.dropout,
+            label_smoothing=settings.label_smoothing,
+            layer_decay=1.0,
+            freeze=0.0,
+            mixup=None,  # a batch holds samples that an arm has no label for
+            optimization=settings.optimization,
+            seed=seed,
         )
 
     seeds = _seeds("finetune", settings.seeds, seed)

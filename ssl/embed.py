@@ -1,12 +1,12 @@
 """encoder + samples → one embedding per sample, of the encoder and of an untrained twin."""
 
-from collections.abc import Iterator
+import math
 from pathlib import Path
 
 import torch
 from rich.progress import track
 
-from winnow.data import store
+from winnow.data import reading, store
 from winnow.data.modality import Modality
 from winnow.data.stage import run
 from winnow.ssl import model as models
@@ -44,24 +44,12 @@ def main(
         store.vector_writer(out / "random") as untrained,
         torch.inference_mode(),
     ):
-        for ids, x in _batches(modality, ingest, batch_size):
+        number = len(store.read_table(ingest / "manifest.parquet", ["id"]))
+        batches = reading.everything(modality, ingest, batch_size)
+        for ids, x in track(batches, "embed", math.ceil(number / batch_size)):
             for network, writer in ((encoder, trained), (twin, untrained)):
                 for id_, vector in zip(ids, network.embed(x).numpy(), strict=True):
                     writer.add(id_, vector)
-
-
-def _batches(modality: Modality, ingest: Path, size: int) -> Iterator[tuple[list[str], torch.Tensor]]:
-    ids: list[str] = []
-    loaded: list[torch.Tensor] = []
-    total = len(store.read_table(ingest / "manifest.parquet"))
-    for id_, payload in track(store.payloads(ingest), "embed", total):
-        ids.append(id_)
-        loaded.append(modality.load(payload))
-        if len(ids) == size:
-            yield ids, torch.stack(loaded)
-            ids, loaded = [], []
-    if ids:
-        yield ids, torch.stack(loaded)
 
 
 if __name__ == "__main__":

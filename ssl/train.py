@@ -1,31 +1,29 @@
-"""What every training stage shares: LightningCLI wiring, optimizer, schedule, logs and checkpoints.
+"""What every training stage shares: optimizer, schedule, history, and a run through LightningCLI.
 
 A stage hands its section of params.yaml to LightningCLI, so whatever Lightning's Trainer takes can stand
 there, and `python -m winnow.ssl.pretrain fit --help` is the same thing on the command line.
 """
 
-import inspect
 import logging
 import math
 import sys
 import warnings
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 import lightning
 import pandas as pd
 import torch
-from lightning.pytorch.callbacks import Callback, Checkpoint
-from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+from lightning.pytorch.callbacks import Callback
 from timm.optim import param_groups_weight_decay
 from torch import nn
 from torch.utils.data import DataLoader
 
 from winnow.data import stage
 from winnow.data.batches import Batch
-from winnow.data.datamodule import Samples
+from winnow.ssl import command
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,15 +64,59 @@ class Optimization:
         return self.floor + (1 - self.floor) * 0.5 * (1 + math.cos(math.pi * fallen))
 
 
-def optimizers(module: nn.Module, optimization: Optimization, steps: int) -> dict[str, Any]:
-    """Make the optimizer and the schedule of a run, in the form Lightning asks for."""
+def optimizers(
+    module: nn.Module, optimization: Optimization, steps: int, scales: Mapping[str, float]
+) -> dict[str, Any]:
+    """Make the optimizer and the schedule of a run, in the form Lightning asks for.
+
+    Args:
+        module: whose parameters are optimized.
+        optimization: learning rate and its schedule.
+        steps: of the run.
+        scales: fraction of the learning rate that a parameter of this name has, where it is not 1.
+    """
     free = [name for name, _ in module.named_parameters() if name.endswith(("positions", "extra"))]
-    groups = param_groups_weight_decay(module, optimization.weight_decay, no_weight_decay_list=free)
+    scale = {parameter: scales.get(name, 1.0) for name, parameter in module.named_parameters()}
+    groups = [
+        {**group, "params": [p for p in group["params"] if scale[p] == rate], "lr": rate * optimization.lr}
+        for group in param_groups_weight_decay(module, optimization.weight_decay, no_weight_decay_list=free)
+        for rate in sorted({scale[p] for p in group["params"]})
+    ]
     optimizer = torch.optim.AdamW(
         groups, lr=optimization.lr, betas=optimization.betas, eps=optimization.eps, fused=True
     )
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: optimization.factor(step, steps))
     return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+
+class Learner(lightning.LightningModule):
+    """What all methods share: how they are optimized, and chance that a resumed run repeats.
+
+    Attributes:
+        lr: peak learning rate, under the name by which Lightning's finder of one reads and sets it.
+    """
+
+    def __init__(self, optimization: Optimization, seed: int) -> None:
+        super().__init__()
+        self.optimization, self.seed, self.lr = optimization, seed, optimization.lr
+
+    def scales(self) -> Mapping[str, float]:
+        """Name the parameters that have a fraction of the learning rate only."""
+        return {}
+
+    def configure_optimizers(self) -> Any:
+        optimization = replace(self.optimization, lr=self.lr)
+        return optimizers(self, optimization, self.trainer.max_steps, self.scales())
+
+    def on_fit_start(self) -> None:
+        if self.lr != self.optimization.lr:
+            # A finder among the callbacks has found another one since the optimizer was made; Lightning
+            # sets it for the next step, and the schedule would go back to the old one after that.
+            self.trainer.strategy.setup_optimizers(self.trainer)
+
+    def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
+        # Dropout draws from the global generator: tied to the step, so that a resumed run repeats it.
+        torch.manual_seed(self.seed * 1_000_003 + self.global_step)
 
 
 class History(Callback):
@@ -114,73 +156,6 @@ class History(Callback):
         table.rename_axis("step").to_csv(path, float_format="%.6g")
 
 
-class _Cli(LightningCLI):
-    """LightningCLI, whose data module makes the modality and hands it to the method."""
-
-    def __init__(
-        self,
-        method: type[lightning.LightningModule],
-        *,
-        defaults: dict[str, Any],
-        callbacks: tuple[Callback, ...] = (),
-        **keywords: Any,
-    ) -> None:
-        self._method_parameters = set(inspect.signature(method).parameters)
-        self._defaults, self._callbacks = defaults, callbacks
-        self.history = History()
-        super().__init__(method, Samples, **keywords)
-
-    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        parser.set_defaults({f"trainer.{name}": value for name, value in self._defaults.items()})
-        parser.link_arguments("data", "model.modality", lambda data: data.modality, apply_on="instantiate")
-        parser.link_arguments("data.seed", "model.seed")
-        if "classes" in self._method_parameters:
-            parser.link_arguments("data.classes", "model.classes", apply_on="instantiate")
-
-    def instantiate_trainer(self, **keywords: Any) -> lightning.Trainer:
-        trainer = super().instantiate_trainer(**keywords)
-        # Behind those whose numbers the history keeps, in front of the checkpoints, which are to hold
-        # what all of them did to the step.
-        callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
-        place = sum(not isinstance(callback, Checkpoint) for callback in callbacks)
-        callbacks[place:place] = [*self._callbacks, self.history]
-        return trainer
-
-    def _parse_ckpt_path(self) -> None:
-        """Look for no arguments in a checkpoint: it holds none, and Lightning would unpickle it."""
-
-
-def _companions(logs: Path) -> dict[str, Any]:
-    """Describe what every run has beside its section: logs, checkpoints, a progress bar.
-
-    As class paths and not as objects, so that the saved config says all and can be run again.
-    """
-
-    def component(class_path: str, /, **init_args: Any) -> dict[str, Any]:
-        return {"class_path": class_path, "init_args": init_args}
-
-    loggers = "lightning.pytorch.loggers."
-    callbacks = "lightning.pytorch.callbacks."
-    return {
-        "max_epochs": 1,  # the batches of a run are endless: its end is max_steps
-        "enable_model_summary": False,
-        "logger": [
-            component(loggers + "CSVLogger", save_dir=str(logs), name="", version=""),
-            component(loggers + "TensorBoardLogger", save_dir=str(logs), name="", version=""),
-        ],
-        "callbacks": [
-            component(callbacks + "RichProgressBar", leave=True),
-            component(
-                callbacks + "ModelCheckpoint",
-                dirpath=str(logs / "checkpoints"),
-                save_last=True,
-                enable_version_counter=False,
-            ),
-        ],
-        "plugins": [component("winnow.ssl.checkpoint.PlainCheckpoint")],
-    }
-
-
 Method = TypeVar("Method", bound=lightning.LightningModule)
 
 
@@ -207,12 +182,13 @@ def fit(
     """
     torch.set_num_threads(threads)
     settle()
-    run_of = _companions(logs)
+    run_of = command.companions(logs)
+    history = History()
     run_of |= trainer | {"callbacks": run_of["callbacks"] + trainer.get("callbacks", [])}
-    cli = _Cli(
+    cli = command.Cli(
         method,
         defaults={},
-        callbacks=callbacks,
+        callbacks=(*callbacks, history),
         args={"model": model, "data": data, "trainer": run_of, "seed_everything": data["seed"]},
         save_config_callback=None,
         run=False,
@@ -221,7 +197,7 @@ def fit(
     saved = cli.parser.dump(cli.config, skip_none=False)
     (logs / "config.yaml").write_text(saved, encoding="utf-8")
     cli.trainer.fit(cli.model, datamodule=cli.datamodule)
-    return cli.model.eval(), cli.history
+    return cli.model.eval(), history
 
 
 def settle() -> None:
@@ -234,6 +210,8 @@ def settle() -> None:
     warnings.filterwarnings("ignore", ".*exists and is not empty", module="lightning")
     # A teacher is in evaluation mode for good.
     warnings.filterwarnings("ignore", ".*eval mode at the start of training", module="lightning")
+    # Samples to predict may have no label: a head for no class, until the checkpoint names them.
+    warnings.filterwarnings("ignore", "Initializing zero-element tensors", module="torch")
     # Batches are cut from tensors in memory; workers would only copy them.
     warnings.filterwarnings("ignore", ".*does not have many workers", module="lightning")
 
@@ -268,11 +246,12 @@ def briefly(
 
 def run(main: Callable[..., None], method: type[lightning.LightningModule]) -> None:
     """Start a training stage: as LightningCLI if the first word is one of its, else as a stage."""
-    if sys.argv[1:2] and sys.argv[1] in {"fit", "validate", "-h", "--help", "--print_config"}:
+    if sys.argv[1:2] and sys.argv[1] in command.WORDS:
         settle()
-        _Cli(
+        command.Cli(
             method,
-            defaults=_companions(Path("logs") / method.__name__.lower()),
+            defaults=command.companions(Path("logs") / method.__name__.lower()),
+            callbacks=(History(),),
             save_config_kwargs={"overwrite": True},
         )
     else:

@@ -59,7 +59,14 @@ PRETRAIN: dict[str, Any] = {
     "threads": 1,
 }
 FINETUNE: dict[str, Any] = {
-    "model": {"dropout": 0.2, "label_smoothing": 0.1, "optimization": OPTIMIZATION},
+    "model": {
+        "dropout": 0.2,
+        "label_smoothing": 0.1,
+        "layer_decay": 1.0,
+        "freeze": 0.0,
+        "mixup": None,
+        "optimization": OPTIMIZATION,
+    },
     "data": {"batch_size": 8, "seed": 0},
     "trainer": PRETRAIN["trainer"],
     "threads": 1,

@@ -163,7 +163,7 @@ def finetuned(
     modality = tiny.classifier().encoder.modality
 
     def make(seed: int) -> Classification:
-        return Classification(modality, tiny.CLASSES, encoder, 0.1, 0.1, tiny.OPTIMIZATION, seed)
+        return tiny.classification(encoder, dropout=0.1, label_smoothing=0.1, seed=seed)
 
     chosen = np.arange(NUMBER) if rows is None else rows
     held = Batch(samples.x[chosen], torch.full((len(chosen),), UNLABELLED))

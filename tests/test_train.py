@@ -1,3 +1,4 @@
+import logging
 import math
 import os
 import re
@@ -11,18 +12,23 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import lightning
 import pandas as pd
 import pytest
 import runs
+import tiny
 import torch
 import yaml
 from conftest import KINDS, Kind
+from lightning.pytorch.callbacks import LearningRateFinder
+from lightning.pytorch.tuner import Tuner
 from runs import assert_same_run, command_line, run_finetune, run_pretrain
 from tiny_trunk import OPTIMIZATION
 
 from winnow.data import ingest as ingests
 from winnow.data.modality import Modality, build
 from winnow.ssl import finetune, pretrain
+from winnow.ssl import model as models
 from winnow.ssl.classification import Classification
 from winnow.ssl.data2vec import Data2Vec
 from winnow.ssl.train import History, Optimization, optimizers
@@ -104,7 +110,7 @@ def test_a_run_without_a_fall_stays_within_the_peak(warmup: float, hold: float) 
 
 def test_the_optimizer_follows_the_schedule_and_spares_biases_and_norms() -> None:
     module = torch.nn.Sequential(torch.nn.Linear(3, 3), torch.nn.LayerNorm(3))
-    made = optimizers(module, schedule(), 10)
+    made = optimizers(module, schedule(), 10, {})
     optimizer, rate = made["optimizer"], made["lr_scheduler"]["scheduler"]
     decay = {id(p): g["weight_decay"] for g in optimizer.param_groups for p in g["params"]}
     assert decay == {id(p): 0.5 if p.ndim > 1 else 0.0 for p in module.parameters()}
@@ -112,6 +118,112 @@ def test_the_optimizer_follows_the_schedule_and_spares_biases_and_norms() -> Non
         assert optimizer.param_groups[0]["lr"] == pytest.approx(0.1 * schedule().factor(step, 10))
         optimizer.step()
         rate.step()
+
+
+# --- Lightning's finder of a learning rate and its profilers ------------------------------------
+
+finder = {"num_training_steps": 30, "min_lr": 1e-6, "max_lr": 0.5}
+
+
+class Rates(lightning.Callback):
+    """Keeps the learning rates of every step."""
+
+    def __init__(self) -> None:
+        self.seen: list[list[float]] = []
+
+    def on_train_batch_start(self, trainer: lightning.Trainer, *rest: Any) -> None:
+        self.seen.append([group["lr"] for group in trainer.optimizers[0].param_groups])
+
+
+@pytest.fixture
+def method(tmp_path: Path) -> Classification:
+    models.save(tiny.classifier().encoder, tmp_path)
+    return tiny.classification(tmp_path, layer_decay=0.5)
+
+
+def assert_follow(seen: list[list[float]], method: Classification, steps: int) -> None:
+    """Every step's rates are those of the schedule, at the peak that was found."""
+    assert method.lr != tiny.OPTIMIZATION.lr
+    depths = {1.0, 0.5, 0.25, 0.125}
+    assert len(seen) == steps
+    for step, rates in enumerate(seen):
+        top = method.lr * tiny.OPTIMIZATION.factor(step, steps)
+        assert {round(rate / top, 6) for rate in rates} == depths
+
+
+@pytest.mark.filterwarnings("ignore:.*LeafSpec:FutureWarning")
+def test_the_tuner_finds_a_learning_rate_that_the_next_fit_has(
+    method: Classification, tmp_path: Path
+) -> None:
+    start = {name: weight.clone() for name, weight in method.state_dict().items()}
+    rates = Rates()
+    trainer = tiny.trainer(12, rates)
+    # A run that is longer than the test of rates, so that it need not begin anew.
+    loaders = tiny.batches(60), tiny.batches(1)
+    found = Tuner(trainer).lr_find(method, *loaders, num_training=30, min_lr=1e-6, max_lr=0.5)
+    assert found is not None and method.lr == found.suggestion()
+    assert all(torch.equal(weight, start[name]) for name, weight in method.state_dict().items())
+    rates.seen.clear()
+    trainer.fit(method, *loaders)
+    assert_follow(rates.seen, method, 12)
+
+
+@pytest.mark.filterwarnings("ignore:.*LeafSpec:FutureWarning")
+def test_the_callback_finds_a_learning_rate_that_its_own_fit_has_from_the_first_step(
+    method: Classification,
+) -> None:
+    rates = Rates()
+    tiny.trainer(12, LearningRateFinder(**finder), rates).fit(method, tiny.batches(60), tiny.batches(1))
+    assert_follow(rates.seen, method, 12)
+
+
+@pytest.mark.parametrize("stage", ["pretrain", "finetune"])
+def test_a_learning_rate_is_found_on_the_command_line_and_kept_by_checkpoints(
+    whole: Path, whole_finetune: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stage: str
+) -> None:
+    root, module, kind = {
+        "pretrain": (whole, pretrain, Data2Vec),
+        "finetune": (whole_finetune, finetune, Classification),
+    }[stage]
+    words = ["fit", *copied(root, tmp_path, whole), "--trainer.callbacks+", "LearningRateFinder"]
+    words += [word for name, value in finder.items() for word in (f"--trainer.callbacks.{name}", value)]
+    monkeypatch.chdir(tmp_path)
+    command_line(monkeypatch, module, kind, *words)
+    state = runs.read(tmp_path / "logs/checkpoints/last.ckpt")
+    (schedule_,) = state["lr_schedulers"]
+    (peak,) = set(schedule_["base_lrs"])
+    assert peak != runs.OPTIMIZATION["lr"] and finder["min_lr"] <= peak <= finder["max_lr"]
+    assert state["global_step"] == 6
+    assert list(tmp_path.glob(".lr_find*")) == []
+
+
+@pytest.mark.parametrize(("profiler", "measured"), [("simple", "run_training_batch"), ("pytorch", "aten::")])
+# What torch's tells of runs as short as this one, and, once in a process, of its cycles.
+@pytest.mark.filterwarnings("ignore:The PyTorch Profiler default schedule will be overridden")
+@pytest.mark.filterwarnings("ignore:Warning. Profiler clears events at the end of each cycle")
+def test_lightnings_profilers_report_what_takes_time(
+    whole_finetune: Path,
+    whole: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    profiler: str,
+    measured: str,
+) -> None:
+    words = [*copied(whole_finetune, tmp_path, whole), "--trainer.profiler", profiler]
+    monkeypatch.chdir(tmp_path)
+    with caplog.at_level(logging.INFO):
+        command_line(monkeypatch, finetune, Classification, "fit", *words)
+    (report,) = [text for text in caplog.messages if "Profiler Report" in text]
+    assert measured in report
+
+
+def copied(run: Path, root: Path, encoder: Path) -> list[Any]:
+    """Copy a run's config to another folder, for its logs to go there."""
+    config = (run / "logs/config.yaml").read_text().replace(str(run), str(root))
+    config = config.replace(f"encoder: {root}", f"encoder: {encoder}")
+    (root / "config.yaml").write_text(config)
+    return ["--config", root / "config.yaml"]
 
 
 # --- a stage's run ------------------------------------------------------------------------------
@@ -238,17 +350,14 @@ def test_a_resumed_finetuning_ends_where_the_whole_run_ended(
 
 def resume(whole: Path, root: Path, patch: pytest.MonkeyPatch, stage: Any, method: Any, start: Path) -> None:
     """Take a run up from a checkpoint, on the command line; its logs go to another folder."""
-    config = (whole / "logs/config.yaml").read_text().replace(str(whole), str(root))
-    # What the run reads stays where it was.
-    config = config.replace(f"encoder: {root}", f"encoder: {whole}")
-    (root / "config.yaml").write_text(config)
+    config = copied(whole, root, whole)  # what the run reads stays where it was
     patch.chdir(root)
     with warnings.catch_warnings():
         # True, and meant: the logs of the run that is taken up stay as they are.
         warnings.filterwarnings("ignore", "The dirpath has changed")
         warnings.filterwarnings("error", "You're resuming from a checkpoint")
         warnings.filterwarnings("error", "Be aware that when using `ckpt_path`")
-        command_line(patch, stage, method, "fit", "--config", "config.yaml", "--ckpt_path", start)
+        command_line(patch, stage, method, "fit", *config, "--ckpt_path", start)
 
 
 def test_a_killed_run_is_taken_up_where_its_last_checkpoint_left_it(

@@ -1,6 +1,7 @@
 """A classifier that trains in a moment: 8×8 pixels, four tokens, the bright corner is the class."""
 
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import lightning
@@ -13,8 +14,10 @@ from torch.utils.data import DataLoader
 from winnow.compress.sparsity import magnitude_keep, prunable
 from winnow.compress.teaching import Distillation, Taught
 from winnow.data.batches import Batch
+from winnow.data.modality import Modality
 from winnow.data.vision import Vision
 from winnow.ssl.checkpoint import PlainCheckpoint
+from winnow.ssl.classification import Classification
 from winnow.ssl.model import Classifier
 from winnow.ssl.trunk import Encoder, Shape
 
@@ -36,6 +39,14 @@ def samples(number: int, seed: int = 0) -> Batch:
     for i, corner in enumerate(label.tolist()):
         x[i, 0, 4 * (corner // 2) :, 4 * (corner % 2) :][:4, :4] += 1
     return Batch(x, label)
+
+
+def classification(encoder: Path, modality: Modality | None = None, **changed: Any) -> Classification:
+    """Fine-tune what a folder holds; unless it is changed, without any of the options."""
+    settings: dict[str, Any] = {"dropout": 0.0, "label_smoothing": 0.0, "optimization": OPTIMIZATION}
+    off: dict[str, Any] = {"layer_decay": 1.0, "freeze": 0.0, "mixup": None, "seed": 0}
+    made = modality or Vision(size=8, patch=4, channels=1)
+    return Classification(made, CLASSES, encoder, **{**settings, **off, **changed})
 
 
 def taught(student: Classifier, teacher: Classifier, **changed: Any) -> Taught:
