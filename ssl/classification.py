@@ -137,7 +137,8 @@ class Classification(Learner):
         layer_decay: factor of the learning rate from each layer to the one before it; 1: all learn alike.
             Layer l of L has lr * layer_decay^(L + 1 - l), frontend and positions as l = 0, the head lr, as
             in BEiT (Bao et al. 2021, arXiv 2106.08254).
-        freeze: fraction of the steps in which the head learns alone [0–1].
+        freeze: fraction of the steps in which the head learns alone [0–1]; above 0, several devices need
+            Lightning's strategy `ddp_find_unused_parameters_true`.
         mixup: of images; null: none.
         optimization: learning rate and its schedule.
         seed: of the head and of dropout.

@@ -348,6 +348,21 @@ def test_a_resumed_finetuning_ends_where_the_whole_run_ended(
     assert_same_run(whole_finetune / "steps/step=6.ckpt", tmp_path / "steps/step=6.ckpt")
 
 
+def test_a_resumed_finetuning_mixes_and_unfreezes_as_the_whole_run_did(
+    modality: Modality, ingested: Path, whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mixup = {"mixup_alpha": 0.8, "cutmix_alpha": 1.0, "prob": 0.9, "switch_prob": 0.5}
+    options = {"model__mixup": mixup, "model__layer_decay": 0.7, "model__freeze": 0.5}
+    root = tmp_path / "whole"
+    callbacks = checkpoints(root)
+    run_finetune(modality, ingested, whole / "pretrain", root, trainer__callbacks=callbacks, **options)
+    for point in ("step=2", "step=4"):  # the head alone, and all of it
+        again = tmp_path / point
+        again.mkdir()
+        resume(root, again, monkeypatch, finetune, Classification, root / f"steps/{point}.ckpt")
+        assert_same_run(root / "steps/step=6.ckpt", again / "steps/step=6.ckpt")
+
+
 def resume(whole: Path, root: Path, patch: pytest.MonkeyPatch, stage: Any, method: Any, start: Path) -> None:
     """Take a run up from a checkpoint, on the command line; its logs go to another folder."""
     config = copied(whole, root, whole)  # what the run reads stays where it was
