@@ -113,6 +113,7 @@ class Learner(lightning.LightningModule):
             # A finder among the callbacks has found another one since the optimizer was made; Lightning
             # sets it for the next step, and the schedule would go back to the old one after that.
             self.trainer.strategy.setup_optimizers(self.trainer)
+            self.trainer.callback_metrics.clear()  # of the search, which are no news of this run
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
         # Dropout draws from the global generator: tied to the step, so that a resumed run repeats it.

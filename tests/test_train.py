@@ -194,6 +194,8 @@ def test_a_learning_rate_is_found_on_the_command_line_and_kept_by_checkpoints(
     (peak,) = set(schedule_["base_lrs"])
     assert peak != runs.OPTIMIZATION["lr"] and finder["min_lr"] <= peak <= finder["max_lr"]
     assert state["global_step"] == 6
+    rows = state["callbacks"]["History"]["rows"]
+    assert "val/loss" not in rows[1] and "val/loss" in rows[3]  # nothing of the search
     assert list(tmp_path.glob(".lr_find*")) == []
 
 
