@@ -138,7 +138,7 @@ class Rates(lightning.Callback):
 @pytest.fixture
 def method(tmp_path: Path) -> Classification:
     models.save(tiny.classifier().encoder, tmp_path)
-    return tiny.classification(tmp_path, layer_decay=0.5)
+    return tiny.classification(tmp_path, layer_decay=0.5, freeze=0.3)
 
 
 def assert_follow(seen: list[list[float]], method: Classification, steps: int) -> None:
