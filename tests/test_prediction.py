@@ -83,3 +83,9 @@ def test_a_folder_that_is_there_is_refused_before_the_work(tmp_path: Path) -> No
     predict(tmp_path / "out", 1)
     with pytest.raises(FileExistsError, match="out exists"):
         predict(tmp_path / "out", 1001)
+
+
+def test_several_devices_are_refused(tmp_path: Path) -> None:
+    trainer = lightning.Trainer(accelerator="cpu", devices=2, strategy="ddp", logger=False)
+    with pytest.raises(ValueError, match=r"trainer\.devices gives 2"):
+        PredictionWriter(tmp_path / "out").setup(trainer, Doubling(), "predict")
