@@ -1,0 +1,251 @@
+"""Measurements of pretraining; each prints a Markdown table.
+
+`python -m bench.pretraining speed [--threads 1] [--steps 20]`
+    samples a second of a training step: data2vec 2.0 and data2vec as winnow trains them, and data2vec by a
+    plain loop over Hugging Face's encoder of the same shape; share of the machine's matrix throughput
+
+All run in this process, in turns, so that what else the machine does falls on all of them alike.
+"""
+
+import argparse
+import copy
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+import transformers
+from torch import Tensor
+from torch.nn import functional
+from torch.utils.flop_counter import FlopCounterMode
+from transformers import Data2VecTextConfig, Data2VecTextModel, Data2VecVisionConfig, Data2VecVisionModel
+
+from winnow.data.batches import stream
+from winnow.data.modality import Modality
+from winnow.data.text import Text
+from winnow.ssl.data2vec import Data2Vec, Ema, Loss
+from winnow.ssl.masking import Blocks, Masking, Rectangles, Spans
+from winnow.ssl.predictors import DecoderShape, HeadShape
+from winnow.ssl.published.reading import from_huggingface
+from winnow.ssl.targets import Target
+from winnow.ssl.train import Optimization, optimizers
+from winnow.ssl.trunk import Shape
+
+SIZE = {"hidden_size": 96, "num_hidden_layers": 4, "num_attention_heads": 4, "intermediate_size": 384}
+BATCH = 32
+VIEWS = 4  # of a sample for each pass of data2vec 2.0's teacher
+DECAY, CLIP, LR = 0.99, 4.0, 1e-3
+WARMUP = 3  # steps before the clock counts
+
+Step = Callable[[int], None]
+
+
+class Setting(NamedTuple):
+    """One modality, at a size that a CPU can train.
+
+    Attributes:
+        modality: what our methods read.
+        shape: of the trunk, as Hugging Face's encoder has it.
+        x: a batch.
+        published: that encoder.
+        first: how data2vec hides tokens.
+        second: how data2vec 2.0 does.
+        target: of data2vec.
+    """
+
+    modality: Modality
+    shape: Shape
+    x: Tensor
+    published: transformers.PreTrainedModel
+    first: Masking
+    second: Masking
+    target: Target
+
+
+def vision() -> Setting:
+    """Give images of 28×28 in patches of 4×4."""
+    config = Data2VecVisionConfig(
+        **SIZE,
+        image_size=28,
+        patch_size=4,
+        num_channels=1,
+        use_mask_token=True,
+        use_shared_relative_position_bias=True,
+        use_mean_pooling=False,
+        drop_path_rate=0.0,
+    )
+    published = Data2VecVisionModel(config)
+    with tempfile.TemporaryDirectory() as folder:
+        published.save_pretrained(folder)
+        encoder = from_huggingface(Path(folder))
+    target = Target(layers=4, tap="layer", norm="layer", final_norm="layer")
+    first = Rectangles(ratio=0.6, min_tokens=4, min_aspect=0.3)
+    second = Blocks(ratio=0.8, adjust=0.07, block=(3, 3), inverse=True)
+    x = torch.randn(BATCH, 1, 28, 28)
+    return Setting(encoder.modality, encoder.shape, x, published, first, second, target)
+
+
+def text() -> Setting:
+    """Give texts of 64 tokens."""
+    config = Data2VecTextConfig(
+        **SIZE,
+        vocab_size=4096,
+        max_position_embeddings=66,
+        type_vocab_size=1,
+        hidden_dropout_prob=0.0,
+        attention_probs_dropout_prob=0.0,
+    )
+    published = Data2VecTextModel(config)
+    modality = Text(length=64, vocabulary=4096)
+    with tempfile.TemporaryDirectory() as folder:
+        published.save_pretrained(folder)
+        shape = from_huggingface(Path(folder), modality).shape
+    target = Target(layers=4, tap="feed_forward", norm="layer", final_norm="none")
+    second = Blocks(ratio=0.48, adjust=0.0, block=(1,), inverse=False)
+    x = torch.randint(2, 4096, (BATCH, 64))
+    return Setting(modality, shape, x, published, Spans(ratio=0.35, length=4), second, target)
+
+
+def ours(setting: Setting, second: bool) -> Step:
+    """Make a step as winnow's pretraining takes it."""
+    torch.manual_seed(0)
+    dim = setting.shape.dim
+    decoder = DecoderShape(
+        layers=2, dim=dim, kernel=3, groups=4, residual=True, out_layers=1, out_ratio=1.0,
+        noise_std=0.01, dropout=0.0,
+    )  # fmt: skip
+    optimization = Optimization(
+        lr=LR, warmup=0.0, hold=1.0, decay="cosine", floor=0.0, weight_decay=0.01, betas=(0.9, 0.98), eps=1e-8
+    )
+    method = Data2Vec(
+        setting.modality,
+        replace(setting.shape, positions="sincos") if second else setting.shape,
+        setting.second if second else setting.first,
+        VIEWS if second else 1,
+        replace(setting.target, tap="feed_forward", norm="instance") if second else setting.target,
+        decoder if second else HeadShape(layers=1, ratio=1.0),
+        Loss(beta=0.0, scale="root", visible=0.0, extra=0.0),
+        Ema(start=DECAY, end=DECAY, ramp=0.0, shared=()),
+        optimization,
+        0,
+    )
+    optimizer = optimizers(method, optimization, 1000, {})["optimizer"]
+
+    def step(number: int) -> None:
+        loss = method.loss(setting.x, stream(0, number))
+        optimizer.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(method.parameters(), CLIP)
+        optimizer.step()
+        method.update_teacher(DECAY)
+
+    return step
+
+
+def plain(setting: Setting) -> Step:
+    """Make a step of data2vec as one writes it over a published encoder, with what PyTorch gives."""
+    torch.manual_seed(0)
+    student = copy.deepcopy(setting.published).train()
+    teacher = copy.deepcopy(setting.published).eval().requires_grad_(False)
+    head = torch.nn.Linear(SIZE["hidden_size"], SIZE["hidden_size"])
+    weights = [*student.parameters(), *head.parameters()]
+    optimizer = torch.optim.AdamW(weights, lr=LR, weight_decay=0.01, betas=(0.9, 0.98))
+    words = setting.x.dtype == torch.long
+    extra, tokens = (0, 64) if words else (1, 49)
+
+    def step(number: int) -> None:
+        valid = torch.ones(BATCH, tokens, dtype=torch.bool)
+        mask = setting.first(valid, setting.modality.grid, stream(0, number))
+        with torch.no_grad():
+            seen = teacher(setting.x, output_hidden_states=True).hidden_states[1:]
+            layers = [functional.layer_norm(x, x.shape[-1:]) for x in seen]
+            target = torch.stack(layers).mean(0)
+        if words:
+            out = student(setting.x.masked_fill(mask, 1 + 3)).last_hidden_state
+        else:
+            out = student(setting.x, bool_masked_pos=mask).last_hidden_state
+        loss = functional.mse_loss(head(out[:, extra:])[mask], target[:, extra:][mask])
+        optimizer.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(weights, CLIP)
+        optimizer.step()
+        with torch.no_grad():
+            for kept, live in zip(teacher.parameters(), student.parameters(), strict=True):
+                kept.mul_(DECAY).add_(live, alpha=1 - DECAY)
+
+    return step
+
+
+def speed(steps: int) -> None:
+    """Time the three in turns, and print what they make of the machine."""
+    peak = matrix_throughput()
+    threads = torch.get_num_threads()
+    print(f"Matrix products of this machine, {threads} thread(s): {peak / 1e9:.0f} GFLOP/s.\n")
+    print("| | method | samples/s | views/s | of the plain loop | matrix throughput |")
+    print("|---|---|---|---|---|---|")
+    for make in (vision, text):
+        setting = make()
+        contenders = {
+            "data2vec 2.0": ours(setting, second=True),
+            "data2vec": ours(setting, second=False),
+            "data2vec, plain loop": plain(setting),
+        }
+        taken: dict[str, list[float]] = {name: [] for name in contenders}
+        work = {name: operations(step) for name, step in contenders.items()}
+        for number in range(WARMUP + steps):
+            for name, step in contenders.items():
+                began = time.perf_counter()
+                step(number)
+                if number >= WARMUP:
+                    taken[name].append(time.perf_counter() - began)
+        baseline = statistics.median(taken["data2vec, plain loop"])
+        for name, times in taken.items():
+            seconds = statistics.median(times)
+            views = VIEWS if name == "data2vec 2.0" else 1
+            print(
+                f"| {make.__name__} | {name} | {BATCH / seconds:.0f} | {views * BATCH / seconds:.0f} "
+                f"| {views * baseline / seconds:.2f} | {work[name] / seconds / peak:.0%} |"
+            )
+
+
+def operations(step: Step) -> int:
+    """Count the floating-point operations of a step's matrix products."""
+    with FlopCounterMode(display=False) as counter:
+        step(0)
+    return counter.get_total_flops()
+
+
+def matrix_throughput(side: int = 1024, runs: int = 10) -> float:
+    """Measure the machine by large products of matrices [operations a second]."""
+    one, other = torch.randn(side, side), torch.randn(side, side)
+    times = []
+    for _ in range(runs):
+        began = time.perf_counter()
+        one @ other
+        times.append(time.perf_counter() - began)
+    return 2 * side**3 / statistics.median(times)
+
+
+def main(words: list[str]) -> None:
+    """Measure what the command line asks for."""
+    parser = argparse.ArgumentParser(
+        prog="python -m bench.pretraining",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("measurement", choices=["speed"])
+    parser.add_argument("--threads", type=int, default=1, help="of torch")
+    parser.add_argument("--steps", type=int, default=20, help="timed, of each method")
+    chosen = parser.parse_args(words)
+    torch.set_num_threads(chosen.threads)
+    transformers.utils.logging.disable_progress_bar()
+    speed(chosen.steps)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
