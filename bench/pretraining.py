@@ -40,6 +40,7 @@ SIZE = {"hidden_size": 96, "num_hidden_layers": 4, "num_attention_heads": 4, "in
 BATCH = 32
 VIEWS = 4  # of a sample for each pass of data2vec 2.0's teacher
 DECAY, CLIP, LR = 0.99, 4.0, 1e-3
+MASK_ID = 4  # of a word that no batch holds: theirs begin at 5
 WARMUP = 3  # steps before the clock counts
 
 Step = Callable[[int], None]
@@ -107,7 +108,7 @@ def text() -> Setting:
         shape = from_huggingface(Path(folder), modality).shape
     target = Target(layers=4, tap="feed_forward", norm="layer", final_norm="none")
     second = Blocks(ratio=0.48, adjust=0.0, block=(1,), inverse=False)
-    x = torch.randint(2, 4096, (BATCH, 64))
+    x = torch.randint(MASK_ID + 1, 4096, (BATCH, 64))
     return Setting(modality, shape, x, published, Spans(ratio=0.35, length=4), second, target)
 
 
@@ -166,7 +167,7 @@ def plain(setting: Setting) -> Step:
             layers = [functional.layer_norm(x, x.shape[-1:]) for x in seen]
             target = torch.stack(layers).mean(0)
         if words:
-            out = student(setting.x.masked_fill(mask, 1 + 3)).last_hidden_state
+            out = student(setting.x.masked_fill(mask, MASK_ID)).last_hidden_state
         else:
             out = student(setting.x, bool_masked_pos=mask).last_hidden_state
         loss = functional.mse_loss(head(out[:, extra:])[mask], target[:, extra:][mask])

@@ -126,9 +126,7 @@ class Taught(Learner):
 def _require_fit(role: str, model: Classifier, modality: Modality, classes: list[str]) -> None:
     if model.classes != classes:
         raise ValueError(f"the {role} knows the classes {model.classes}, the dataset {classes}")
-    made_for = models.section(model.encoder.modality)
-    if made_for != models.section(modality):
-        raise ValueError(f"the {role} reads {made_for}, not {models.section(modality)}")
+    models.require_modality(role, model.encoder, modality)
 
 
 Method = TypeVar("Method", bound=Taught)

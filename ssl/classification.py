@@ -144,7 +144,7 @@ class Classification(Learner):
         seed: of the head and of dropout.
 
     Raises:
-        ValueError: if samples that are no images are to be mixed.
+        ValueError: if the encoder reads other samples, or some that are no images are to be mixed.
     """
 
     def __init__(
@@ -162,6 +162,7 @@ class Classification(Learner):
     ) -> None:
         super().__init__(optimization, seed)
         trunk = models.load_encoder(encoder)
+        models.require_modality("encoder", trunk, modality)
         set_dropout(trunk, dropout)
         self.classifier = Classifier(trunk, classes).train()
         self.label_smoothing, self.layer_decay, self.frozen_share = label_smoothing, layer_decay, freeze

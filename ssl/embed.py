@@ -37,6 +37,7 @@ def main(
     """
     torch.set_num_threads(threads)
     encoder = models.load_encoder(pretrain)
+    models.require_modality("encoder", encoder, modality)
     torch.manual_seed(seed)
     twin = Encoder(modality, encoder.shape).eval()
     with (

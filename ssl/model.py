@@ -38,6 +38,17 @@ def section(modality: Modality) -> dict[str, Any]:
     return {"class_path": f"{kind.__module__}.{kind.__qualname__}", "init_args": init_args}
 
 
+def require_modality(role: str, encoder: Encoder, modality: Modality) -> None:
+    """Make sure that an encoder reads what these samples are.
+
+    Raises:
+        ValueError: if it was made for others: an imported one comes with a modality of its own.
+    """
+    made_for, given = section(encoder.modality), section(modality)
+    if made_for != given:
+        raise ValueError(f"the {role} reads {made_for}, not {given}: params.yaml's modality must be the same")
+
+
 def save(model: Encoder | Classifier, directory: Path, **notes: Any) -> None:
     """Write `model.safetensors` and `config.json` into a folder.
 

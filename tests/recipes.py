@@ -14,6 +14,8 @@ from winnow.data.text import Subwords, Text
 from winnow.data.vision import Vision
 from winnow.ssl.data2vec import Data2Vec
 
+RECIPES = Path(__file__).parent.parent / "examples" / "recipes"
+
 
 def read(path: Path) -> dict[str, Any]:
     return yaml.safe_load(path.read_text(encoding="utf-8"))

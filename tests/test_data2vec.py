@@ -24,7 +24,6 @@ from winnow.ssl.targets import Target, instance_norm
 
 # Lightning's own use of torch; the stages hide it from their users in the same way.
 pytestmark = pytest.mark.filterwarnings("ignore:.*LeafSpec:FutureWarning")
-RECIPES = Path(__file__).parent.parent / "examples" / "recipes"
 EMA = Ema(start=0.5, end=0.9, ramp=0.5, shared=())
 TARGET = Target(layers=2, tap="feed_forward", norm="instance", final_norm="none")
 LOSS = Loss(beta=0.0, scale="root", visible=0.0, extra=0.0)
@@ -287,7 +286,7 @@ def test_loss_and_gradients_equal_a_step_written_token_by_token(
     )
 
 
-@pytest.mark.parametrize("path", sorted(RECIPES.glob("*.yaml")), ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", sorted(recipes.RECIPES.glob("*.yaml")), ids=lambda path: path.stem)
 def test_a_recipe_agrees_with_its_formulas(path: Path) -> None:
     """The recipe as it stands, but for widths and depths that a test can wait for."""
     method, x = recipes.small(path)

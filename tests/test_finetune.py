@@ -6,10 +6,12 @@ import pytest
 import runs
 import torch
 from runs import assert_same_files, run_finetune
+from tiny_trunk import SHAPE
 
 from winnow.data import store
 from winnow.data.modality import Modality
 from winnow.data.store import read_classes
+from winnow.data.vision import Vision
 from winnow.ssl import model as models
 from winnow.ssl.classification import predict
 from winnow.ssl.trunk import Encoder
@@ -131,3 +133,13 @@ def test_goes_on_from_a_classifier_as_well_as_from_an_encoder(
 ) -> None:
     out = run_finetune(modality, ingested, finetuned, tmp_path)
     assert models.load_classifier(out).classes == read_classes(ingested)
+
+
+def test_refuses_an_encoder_that_reads_other_samples(
+    modality: Modality, ingested: Path, tmp_path: Path
+) -> None:
+    """One that was imported comes with a modality of its own, and shapes alone would say it late or never."""
+    torch.manual_seed(0)
+    models.save(Encoder(Vision(size=8, patch=2, channels=1), SHAPE), tmp_path)
+    with pytest.raises(ValueError, match=r"the encoder reads .*'patch': 2.* params.yaml's modality"):
+        run_finetune(modality, ingested, tmp_path, tmp_path / "out")

@@ -4,30 +4,13 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import Kind
-from tiny_trunk import SHAPE
-from torch import Tensor
+from tiny_trunk import SHAPE, encoder, some_samples
 
 from winnow.data import store
 from winnow.data.modality import Modality, build
-from winnow.data.vision import Vision
 from winnow.ssl import model as models
 from winnow.ssl.model import Classifier
 from winnow.ssl.trunk import Encoder
-
-
-def vision() -> Vision:
-    return Vision(size=16, patch=4, channels=1)
-
-
-def encoder(modality: Modality | None = None, seed: int = 0) -> Encoder:
-    torch.manual_seed(seed)
-    return Encoder(modality or vision(), SHAPE).eval()
-
-
-def some_samples(modality: Modality, ingest: Path, number: int = 6) -> Tensor:
-    rows = [modality.load(raw) for _, raw in store.payloads(ingest)]
-    return torch.stack(rows[:: len(rows) // number][:number])
-
 
 # --- save and load ------------------------------------------------------------------------------
 

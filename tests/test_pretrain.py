@@ -1,17 +1,21 @@
+import inspect
 from pathlib import Path
 from typing import Any
 
+import lightning
 import numpy as np
 import pandas as pd
 import pytest
 import runs
 import torch
+import yaml
+from recipes import RECIPES, read
 from runs import assert_same_files, run_pretrain
 
 from winnow.data import store
 from winnow.data.modality import Modality
 from winnow.ssl import model as models
-from winnow.ssl.monitor import Collapsed, Diverged
+from winnow.ssl.monitor import Collapsed, CollapseMonitor, Diverged
 from winnow.ssl.trunk import Encoder
 
 FILES = {"model.safetensors", "config.json", "history.csv", "metrics.json"}
@@ -127,3 +131,18 @@ def test_a_run_that_diverges_ends_with_a_remedy(modality: Modality, ingested: Pa
     too_much = {**runs.OPTIMIZATION, "lr": 1e30, "warmup": 0.0}
     with pytest.raises(Diverged, match=r"lower optimization\.lr"):
         run_pretrain(modality, ingested, tmp_path, model__optimization=too_much, monitor__every_steps=100)
+
+
+@pytest.mark.parametrize("path", sorted(RECIPES.glob("*.yaml")), ids=lambda path: path.stem)
+def test_a_recipe_has_every_key_of_the_stage_and_no_other(path: Path) -> None:
+    recipe = read(path)
+    assert recipe.keys() == {"modality", "pretrain"}
+    section = recipe["pretrain"]
+    starter = yaml.safe_load((RECIPES.parent.parent / "params.yaml").read_text())["vision"]["pretrain"]
+    assert section.keys() == starter.keys()
+    assert section["data"].keys() == starter["data"].keys()
+    assert section["monitor"].keys() == inspect.signature(CollapseMonitor).parameters.keys()
+    assert section["trainer"].keys() <= inspect.signature(lightning.Trainer).parameters.keys()
+    # A layer that is left out has no gradient, at which plain data parallelism stops.
+    drops = section["model"]["shape"]["drop_layer"] > 0
+    assert (section["trainer"]["strategy"] == "ddp_find_unused_parameters_true") is drops

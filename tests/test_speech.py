@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from winnow.data.modality import Reject
-from winnow.data.speech import Speech
+from winnow.data.speech import Speech, Waveform
 
 SPEECH = Speech(sample_rate_hz=8000, seconds=0.5, mels=16, frames_per_token=5)
 SOUND = tone(300, 0.3)
@@ -188,3 +188,45 @@ def test_a_preview_plays_short_recordings_only():
 def test_a_window_without_a_token_is_refused():
     with pytest.raises(ValueError, match="no token"):
         Speech(sample_rate_hz=8000, seconds=0.01, mels=16, frames_per_token=5)
+
+
+# --- as they are --------------------------------------------------------------------------------
+
+WAVEFORM = Waveform(sample_rate_hz=8000, seconds=0.5, convolutions=[[8, 10, 5], [8, 3, 2], [8, 2, 2]])
+
+
+def test_a_waveform_is_the_recording_of_mean_0_and_variance_1_with_silence_behind_it():
+    x = WAVEFORM.load(WAVEFORM.decode(wav(SOUND)).payload)
+    real = x[: len(SOUND)]
+    assert x.shape == (4000,) and not x[len(SOUND) :].any()
+    assert abs(float(real.mean())) < 1e-4 and float(real.var()) == pytest.approx(1, abs=1e-3)
+    assert np.corrcoef(real.numpy(), SOUND)[0, 1] > 0.999
+
+
+def test_the_middle_of_a_longer_recording_is_read_as_it_is():
+    long = tone(300, 0.9)
+    x = WAVEFORM.load(WAVEFORM.decode(wav(long)).payload).numpy()
+    assert np.corrcoef(x, long[1600:5600])[0, 1] > 0.999
+
+
+def test_tokens_of_a_waveform_end_where_the_recording_ends():
+    whole, part = (WAVEFORM.load(WAVEFORM.decode(wav(tone(300, s))).payload) for s in (0.5, 0.25))
+    tokens = WAVEFORM.frontend(16)(torch.stack([whole, part]))
+    assert tokens.x.shape == (2, *WAVEFORM.grid, 16)
+    alone = Waveform(sample_rate_hz=8000, seconds=0.25, convolutions=WAVEFORM.convolutions)
+    assert tokens.valid.sum(1).tolist() == [*WAVEFORM.grid, *alone.grid]
+
+
+def test_a_variant_of_a_waveform_is_another_start_and_tilt_of_the_same():
+    x = WAVEFORM.load(WAVEFORM.decode(wav(SOUND)).payload)
+    one, same, other = (WAVEFORM.transform(x, torch.Generator().manual_seed(s)) for s in (1, 1, 2))
+    assert torch.equal(one, same) and not torch.equal(one, other)
+    left = int((one != 0).nonzero().max()) + 1
+    assert 0.9 * len(SOUND) <= left <= len(SOUND) and not one[left:].any()
+    assert float(one[:left].var()) == pytest.approx(1, abs=1e-3)
+    assert np.corrcoef(one[:left], SOUND[len(SOUND) - left :])[0, 1] > 0.95
+
+
+def test_refuses_recordings_that_are_shorter_than_a_token():
+    with pytest.raises(ValueError, match=r"no token of 0\.001 s"):
+        Waveform(sample_rate_hz=8000, seconds=0.001, convolutions=[[8, 10, 5]])

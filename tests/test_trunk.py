@@ -8,30 +8,13 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from tiny_trunk import SHAPE
+from tiny_trunk import SHAPE, encoder, some_samples, vision
 from torch import Tensor
 from torch.nn import functional
 
-from winnow.data import store
 from winnow.data.modality import Modality, Tokens
-from winnow.data.vision import Vision
 from winnow.ssl.positions import ConvolutionShape, alibi_slopes, sincos_positions
 from winnow.ssl.trunk import Attention, Encoder, Layer, Shape, gather_tokens, pool, set_dropout
-
-
-def vision() -> Vision:
-    return Vision(size=16, patch=4, channels=1)
-
-
-def encoder(modality: Modality | None = None, seed: int = 0) -> Encoder:
-    torch.manual_seed(seed)
-    return Encoder(modality or vision(), SHAPE).eval()
-
-
-def some_samples(modality: Modality, ingest: Path, number: int = 6) -> Tensor:
-    rows = [modality.load(raw) for _, raw in store.payloads(ingest)]
-    return torch.stack(rows[:: len(rows) // number][:number])
-
 
 # --- attention and layers -----------------------------------------------------------------------
 

@@ -1,10 +1,17 @@
 """A trunk of two narrow layers, as plain as can be: what a test is about, it switches on."""
 
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
+import torch
+from torch import Tensor
+
+from winnow.data import store
+from winnow.data.modality import Modality
+from winnow.data.vision import Vision
 from winnow.ssl.train import Optimization
-from winnow.ssl.trunk import Shape
+from winnow.ssl.trunk import Encoder, Shape
 
 SHAPE = Shape(
     dim=16,
@@ -42,3 +49,17 @@ OPTIMIZATION = Optimization(
 def section(settings: Shape | Optimization, **changes: Any) -> dict[str, Any]:
     """Write settings as they stand in params.yaml, some of them changed."""
     return {name: list(v) if isinstance(v, tuple) else v for name, v in asdict(settings).items()} | changes
+
+
+def vision() -> Vision:
+    return Vision(size=16, patch=4, channels=1)
+
+
+def encoder(modality: Modality | None = None, seed: int = 0) -> Encoder:
+    torch.manual_seed(seed)
+    return Encoder(modality or vision(), SHAPE).eval()
+
+
+def some_samples(modality: Modality, ingest: Path, number: int = 6) -> Tensor:
+    rows = [modality.load(raw) for _, raw in store.payloads(ingest)]
+    return torch.stack(rows[:: len(rows) // number][:number])

@@ -3,6 +3,7 @@
 The names are those of its source; no published file was at hand to try them on.
 """
 
+import logging
 import re
 from collections.abc import Mapping
 
@@ -11,6 +12,8 @@ from torch import Tensor
 from winnow.data.modality import Modality
 from winnow.ssl.published.names import Names, load_into, rename
 from winnow.ssl.trunk import PROJECTIONS, Encoder, Shape
+
+_log = logging.getLogger(__name__)
 
 _FAIRSEQ: Names = {
     "local_encoder.proj": "frontend.project",
@@ -73,5 +76,6 @@ def from_fairseq(weights: Mapping[str, Tensor], modality: Modality, shape: Shape
         renamed["positions"] = positions[: modality.grid[0]]
     encoder = Encoder(modality, shape)
     wanted = encoder.state_dict()
+    _log.info("not read: %s", ", ".join(sorted(renamed.keys() - wanted.keys())) or "nothing")
     load_into(encoder, {name: value for name, value in renamed.items() if name in wanted}, "the checkpoint")
     return encoder.eval()
