@@ -25,10 +25,11 @@ from torch.nn import functional
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import Data2VecTextConfig, Data2VecTextModel, Data2VecVisionConfig, Data2VecVisionModel
 
-from winnow.data.batches import stream
+from winnow.data.batches import UNLABELLED, Batch, stream
 from winnow.data.modality import Modality
 from winnow.data.text import Text
 from winnow.ssl.data2vec import Data2Vec, Ema, Loss
+from winnow.ssl.draws import Draws
 from winnow.ssl.masking import Blocks, Masking, Rectangles, Spans
 from winnow.ssl.predictors import DecoderShape, HeadShape
 from winnow.ssl.published.reading import from_huggingface
@@ -136,9 +137,12 @@ def ours(setting: Setting, second: bool) -> Step:
         0,
     )
     optimizer = optimizers(method, optimization, 1000, {})["optimizer"]
+    unlabelled = torch.full((BATCH,), UNLABELLED)
 
     def step(number: int) -> None:
-        loss = method.loss(setting.x, stream(0, number))
+        places = torch.arange(number * BATCH, (number + 1) * BATCH)
+        total, hidden = method.costs(Batch(setting.x, unlabelled, places))
+        loss = total / hidden
         optimizer.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(method.parameters(), CLIP)
@@ -161,7 +165,9 @@ def plain(setting: Setting) -> Step:
 
     def step(number: int) -> None:
         valid = torch.ones(BATCH, tokens, dtype=torch.bool)
-        mask = setting.first(valid, setting.modality.grid, stream(0, number))
+        places = range(number * BATCH, (number + 1) * BATCH)
+        draws = Draws([stream(0, "mask", place) for place in places])
+        mask = setting.first(valid, setting.modality.grid, draws)
         with torch.no_grad():
             seen = teacher(setting.x, output_hidden_states=True).hidden_states[1:]
             layers = [functional.layer_norm(x, x.shape[-1:]) for x in seen]

@@ -6,18 +6,19 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from lightning.pytorch.callbacks import Callback
 from torch import Tensor
 from torch.nn import functional
 
-from winnow.data.batches import UNLABELLED, Batch
+from winnow.data.batches import Batch
 from winnow.data.modality import Modality
 from winnow.ssl import model as models
 from winnow.ssl import train
-from winnow.ssl.classification import accuracy, label_loss, predict
+from winnow.ssl.classification import accuracy, label_loss, label_measures, predict
+from winnow.ssl.method import Method
 from winnow.ssl.model import Classifier
-from winnow.ssl.train import History, Learner, Optimization
+from winnow.ssl.train import History, Optimization
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,7 +55,7 @@ def distillation_loss(
     return temperature**2 * divergence
 
 
-class Taught(Learner):
+class Taught(Method):
     """Trains a classifier from labels and a frozen teacher; unlabelled samples are taught too.
 
     A stage's method is a subclass whose arguments are paths and numbers, so that a config file
@@ -92,6 +93,10 @@ class Taught(Learner):
         self.distillation = distillation
 
     @property
+    def kept(self) -> Classifier:
+        return self.student
+
+    @property
     def teacher(self) -> Classifier:
         return self._hidden[0]
 
@@ -108,19 +113,12 @@ class Taught(Learner):
         told = label_loss(logits, batch.label, self.distillation.label_smoothing)
         return self.distillation.weight * taught + (1 - self.distillation.weight) * told
 
-    def training_step(self, batch: Batch, batch_idx: int) -> Float[Tensor, ""]:
-        loss = self.loss(batch)
-        self.log("loss", loss, prog_bar=True)
-        return loss
+    def costs(self, batch: Batch) -> tuple[Float[Tensor, ""], Int[Tensor, ""]]:
+        size = torch.tensor(len(batch.x), device=self.device)
+        return size * self.loss(batch), size
 
-    def validation_step(self, batch: Batch, batch_idx: int) -> None:
-        labelled = batch.label != UNLABELLED
-        number = int(labelled.sum())
-        if number:
-            logits, label = self.student(batch.x[labelled]), batch.label[labelled]
-            right = (logits.argmax(1) == label).float().mean()
-            self.log("val/accuracy", right, prog_bar=True, batch_size=number)
-            self.log("val/loss", functional.cross_entropy(logits, label), batch_size=number)
+    def measures(self, batch: Batch) -> dict[str, tuple[Tensor, Tensor]]:
+        return label_measures(self.student(batch.x), batch.label)
 
 
 def _require_fit(role: str, model: Classifier, modality: Modality, classes: list[str]) -> None:
@@ -129,11 +127,11 @@ def _require_fit(role: str, model: Classifier, modality: Modality, classes: list
     models.require_modality(role, model.encoder, modality)
 
 
-Method = TypeVar("Method", bound=Taught)
+Lesson = TypeVar("Lesson", bound=Taught)
 
 
 def teach(
-    method: type[Method],
+    method: type[Lesson],
     modality: Modality,
     ingest: Path,
     labels: Path,
@@ -144,7 +142,7 @@ def teach(
     threads: int,
     logs: Path,
     callbacks: Sequence[Callback],
-) -> tuple[Method, History]:
+) -> tuple[Lesson, History]:
     """Train a method on samples with and without label; arguments as `winnow.ssl.train.fit`."""
     samples = {
         "modality": models.section(modality),

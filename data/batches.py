@@ -1,10 +1,13 @@
 """Samples → batches: decoded once, in an order and with variants that nothing but the seed decides.
 
-All randomness is a function of (seed, epoch) for the order and of (seed, step) for the variants; nothing
-depends on what was drawn before. A run that is resumed at a step therefore sees what it would have seen.
+All randomness is a function of (seed, epoch) for the order and of (seed, place of the sample in the run) for
+its variant; nothing depends on what was drawn before, nor on which process drew it. A run that is resumed at
+a step therefore sees what it would have seen, and so do two processes that share the batches of one.
 """
 
-from collections.abc import Iterator
+import hashlib
+from collections.abc import Callable, Iterator
+from itertools import pairwise
 from pathlib import Path
 from typing import NamedTuple
 
@@ -12,13 +15,12 @@ import pandas as pd
 import torch
 from jaxtyping import Int
 from torch import Tensor
-from torch.utils.data import IterableDataset
+from torch.utils.data import IterableDataset, get_worker_info
 
 from winnow.data import store
 from winnow.data.modality import Modality
 
 UNLABELLED = -1
-_STREAMS = 2**20  # how far apart two seeds' streams start; no run has more steps
 
 
 class Batch(NamedTuple):
@@ -27,23 +29,37 @@ class Batch(NamedTuple):
     Attributes:
         x: what `Modality.load` gives, stacked.
         label: index into the classes, `UNLABELLED` where there is none.
+        place: of each sample, in the run or in its split: what is drawn for it depends on that and the seed.
     """
 
     x: Tensor
     label: Int[Tensor, " batch"]
+    place: Int[Tensor, " batch"]
 
 
-def stream(seed: int, step: int) -> torch.Generator:
-    """Make the generator of one step: independent of every other step's."""
-    return torch.Generator().manual_seed(seed * _STREAMS + step)
+def seed_of(seed: int, purpose: str, place: int) -> int:
+    """Give the seed of what is drawn for one purpose at one place: unlike that of any other."""
+    # A digest, as torch's generator on the CPU reads 32 bits: sums of far-apart terms would lose the upper.
+    digest = hashlib.blake2b(f"{seed} {purpose} {place}".encode(), digest_size=4)
+    return int.from_bytes(digest.digest(), "big")
+
+
+def stream(seed: int, purpose: str, place: int) -> torch.Generator:
+    """Make the generator of what is drawn for one purpose at one place."""
+    return torch.Generator().manual_seed(seed_of(seed, purpose, place))
 
 
 def stack(modality: Modality, ingest: Path, table: pd.DataFrame, classes: list[str]) -> Batch:
     """Decode the samples of a table, once, into one batch in the table's order."""
-    index = {label: i for i, label in enumerate(classes)}
     decoded = {id_: modality.load(raw) for id_, raw in store.payloads(ingest, table["id"])}
-    labels = [UNLABELLED if label is None else index[label] for label in table["label"]]
-    return Batch(torch.stack([decoded[id_] for id_ in table["id"]]), torch.tensor(labels))
+    x = torch.stack([decoded[id_] for id_ in table["id"]])
+    return Batch(x, label_indices(table, classes), torch.arange(len(x)))
+
+
+def label_indices(table: pd.DataFrame, classes: list[str]) -> Int[Tensor, " sample"]:
+    """Give the labels of a table as indices into the classes, `UNLABELLED` where there is none."""
+    index = {label: i for i, label in enumerate(classes)}
+    return torch.tensor([UNLABELLED if label is None else index[label] for label in table["label"]])
 
 
 class TrainBatches(IterableDataset[Batch]):
@@ -69,14 +85,62 @@ class TrainBatches(IterableDataset[Batch]):
         number, wide = len(self._samples.x), self._batch_size * self._ranks
         step, epoch, order = self._start, -1, torch.empty(0, dtype=torch.long)
         while True:
-            rows = []
-            for position in range(step * wide + self._rank, (step + 1) * wide, self._ranks):
-                if position // number != epoch:
-                    epoch = position // number
-                    order = torch.randperm(number, generator=stream(self._seed, -1 - epoch))
-                rows.append(order[position % number])
-            chosen = torch.stack(rows)
-            generator = stream(self._seed, step * self._ranks + self._rank)
-            varied = [self._modality.transform(self._samples.x[i], generator) for i in chosen]
-            yield Batch(torch.stack(varied), self._samples.label[chosen])
+            rows, varied = [], []
+            places = range(step * wide + self._rank, (step + 1) * wide, self._ranks)
+            for place in places:
+                if place // number != epoch:
+                    epoch = place // number
+                    order = torch.randperm(number, generator=stream(self._seed, "order", epoch))
+                row = order[place % number]
+                rows.append(row)
+                drawn = stream(self._seed, "variant", place)
+                varied.append(self._modality.transform(self._samples.x[row], drawn))
+            yield Batch(torch.stack(varied), self._samples.label[torch.stack(rows)], torch.tensor(places))
             step += 1
+
+
+class SplitBatches(IterableDataset[Batch]):
+    """A split, once and in order: on each rank as many batches, of which no two hold the same sample.
+
+    Equally many, since DDP may meet in each; and cut alike for any number of ranks that makes the same global
+    batch, so that a limit on batches is a limit to the same samples.
+
+    Args:
+        number: of samples.
+        take: gives a batch for each range of rows.
+        batch_size: samples in a batch, at most.
+        rank: whose batches these are.
+        ranks: number of ranks.
+
+    Raises:
+        ValueError: if there are more ranks than samples.
+    """
+
+    def __init__(
+        self,
+        number: int,
+        take: Callable[[list[range]], Iterator[Batch]],
+        *,
+        batch_size: int,
+        rank: int,
+        ranks: int,
+    ) -> None:
+        if number < ranks:
+            raise ValueError(f"{number} samples to score cannot be split over {ranks} processes")
+        self._take = take
+        batches = -(-number // (batch_size * ranks))
+        ends = [number * i // batches for i in range(batches + 1)]
+        self._parts = [range(start + rank, end, ranks) for start, end in pairwise(ends)]
+
+    def __len__(self) -> int:
+        return len(self._parts)
+
+    def __iter__(self) -> Iterator[Batch]:
+        info = get_worker_info()
+        yield from self._take(self._parts if info is None else self._parts[info.id :: info.num_workers])
+
+
+def cut(samples: Batch, parts: list[range]) -> Iterator[Batch]:
+    """Cut batches from samples in memory."""
+    for part in parts:
+        yield Batch(*(tensor[part.start : part.stop : part.step] for tensor in samples))

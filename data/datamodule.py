@@ -1,15 +1,25 @@
 """Decided samples → batches, as a LightningDataModule."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
+from typing import TypedDict
 
 import lightning
+import pandas as pd
 from torch.utils.data import DataLoader, IterableDataset
 
 from winnow.data import reading, store
-from winnow.data.batches import Batch, TrainBatches, stack
+from winnow.data.batches import Batch, SplitBatches, TrainBatches, cut, stack
 from winnow.data.modality import Modality
 from winnow.data.reading import Named
+from winnow.data.streaming import Stored, Streaming, TrainStream
+
+
+class _Share(TypedDict):
+    batch_size: int
+    rank: int
+    ranks: int
 
 
 class Samples(lightning.LightningDataModule):
@@ -20,6 +30,7 @@ class Samples(lightning.LightningDataModule):
         ingest: folder that `ingest` wrote.
         labels: folder of a round's decisions, or of `ingest` for the data as delivered.
         batch_size: samples in a batch, on each rank.
+        streaming: decode while training, with so many workers; None: once, into memory.
         labelled: take only samples that have a label.
         seed: of the order and of the variants.
     """
@@ -30,6 +41,7 @@ class Samples(lightning.LightningDataModule):
         ingest: Path,
         labels: Path,
         batch_size: int,
+        streaming: Streaming | None,
         labelled: bool,
         seed: int,
     ) -> None:
@@ -37,8 +49,9 @@ class Samples(lightning.LightningDataModule):
         self.modality = modality
         self.classes = store.read_classes(ingest)
         self._ingest, self._labels, self._labelled = ingest, labels, labelled
-        self._batch_size, self._seed = batch_size, seed
+        self._batch_size, self._streaming, self._seed = batch_size, streaming, seed
         self._decoded: dict[str, Batch] = {}
+        self._streamed: dict[str, Stored] = {}
 
     def read(self, split: str) -> Batch:
         """Decode a whole split, once.
@@ -47,28 +60,25 @@ class Samples(lightning.LightningDataModule):
             ValueError: if the split holds no such sample.
         """
         if split not in self._decoded:
-            table = store.read_labels(self._labels, self._ingest)
-            table = table[table["split"] == split]
-            if self._labelled:
-                table = table[table["label"].notna()]
-            if table.empty:
-                raise ValueError(f"{self._labels}: no usable sample in the {split} split")
-            self._decoded[split] = stack(self.modality, self._ingest, table, self.classes)
+            self._decoded[split] = stack(self.modality, self._ingest, self._table(split), self.classes)
         return self._decoded[split]
+
+    def batches(self, split: str, size: int) -> Iterator[Batch]:
+        """Give the samples of a split in order, so many at a time."""
+        number, take = self._source(split)
+        return take([range(start, min(start + size, number)) for start in range(0, number, size)])
 
     def train_dataloader(self) -> DataLoader[Batch]:
         trainer = self.trainer
         taken = 0 if trainer is None else trainer.global_step * trainer.accumulate_grad_batches
-        batches = TrainBatches(
-            self.read("train"),
-            self.modality,
-            batch_size=self._batch_size,
-            seed=self._seed,
-            start=taken,
-            rank=0 if trainer is None else trainer.global_rank,
-            ranks=1 if trainer is None else trainer.world_size,
-        )
-        return DataLoader(batches, batch_size=None)
+        batches: TrainBatches | TrainStream
+        if self._streaming:
+            streaming, stored = self._streaming, self._stored("train")
+            batches = TrainStream(stored, streaming=streaming, seed=self._seed, start=taken, **self._share())
+        else:
+            samples = self.read("train")
+            batches = TrainBatches(samples, self.modality, seed=self._seed, start=taken, **self._share())
+        return DataLoader(batches, batch_size=None, num_workers=self._workers)
 
     def val_dataloader(self) -> DataLoader[Batch]:
         return self._whole("validation")
@@ -82,12 +92,38 @@ class Samples(lightning.LightningDataModule):
 
     def _whole(self, split: str) -> DataLoader[Batch]:
         # Whole batches, as in training; the method knows no other form.
-        samples, size = self.read(split), self._batch_size
-        batches = [
-            Batch(samples.x[i : i + size], samples.label[i : i + size])
-            for i in range(0, len(samples.x), size)
-        ]
-        return DataLoader(batches, batch_size=None)  # type: ignore[arg-type]
+        batches = SplitBatches(*self._source(split), **self._share())
+        return DataLoader(batches, batch_size=None, num_workers=self._workers)
+
+    @property
+    def _workers(self) -> int:
+        return self._streaming.workers if self._streaming else 0
+
+    def _source(self, split: str) -> tuple[int, Callable[[list[range]], Iterator[Batch]]]:
+        if self._streaming:
+            stored = self._stored(split)
+            return len(stored), stored.take
+        samples = self.read(split)
+        return len(samples.x), partial(cut, samples)
+
+    def _stored(self, split: str) -> Stored:
+        if split not in self._streamed:
+            self._streamed[split] = Stored(self.modality, self._ingest, self._table(split), self.classes)
+        return self._streamed[split]
+
+    def _table(self, split: str) -> pd.DataFrame:
+        table = store.read_labels(self._labels, self._ingest)
+        table = table[table["split"] == split]
+        if self._labelled:
+            table = table[table["label"].notna()]
+        if table.empty:
+            raise ValueError(f"{self._labels}: no usable sample in the {split} split")
+        return table
+
+    def _share(self) -> _Share:
+        trainer = self.trainer
+        rank, ranks = (0, 1) if trainer is None else (trainer.global_rank, trainer.world_size)
+        return {"batch_size": self._batch_size, "rank": rank, "ranks": ranks}
 
 
 class _Everything(IterableDataset[Named]):

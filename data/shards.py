@@ -4,7 +4,7 @@ import shutil
 from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -171,3 +171,30 @@ def batches(directory: Path, columns: list[str] | None = None) -> Iterator[pa.Re
     for shard in paths(directory):
         with pq.ParquetFile(shard) as file:
             yield from file.iter_batches(512, columns=columns)
+
+
+class RowGroup(NamedTuple):
+    """Some hundred rows of a shard, that are read together.
+
+    Attributes:
+        shard: the file.
+        number: of the group in it.
+    """
+
+    shard: Path
+    number: int
+
+    def column(self, name: str) -> pa.ChunkedArray:
+        """Read one column."""
+        with pq.ParquetFile(self.shard) as file:
+            # One thread: whoever reads groups may be one of many processes, and forked from another.
+            return file.read_row_group(self.number, columns=[name], use_threads=False)[name]
+
+
+def row_groups(directory: Path) -> list[RowGroup]:
+    """List the row groups of a folder's shards in the order of their rows."""
+    return [
+        RowGroup(shard, i)
+        for shard in paths(directory)
+        for i in range(pq.read_metadata(shard).num_row_groups)
+    ]

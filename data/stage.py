@@ -7,9 +7,11 @@ complete or absent, a log, and a message about how it ended.
 import argparse
 import inspect
 import logging
+import os
 import shutil
 import signal
 import sys
+import tempfile
 import traceback
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -33,6 +35,8 @@ SHORTHANDS = {
     "webdataset": ("winnow.data.sources.tar_shards.WebDataset", "shards"),
 }
 LAST_LINES = 15  # of the log, sent along with the news of a failure
+# Where torchrun, Lightning and SLURM say which of several processes this is: of the first, nothing but 0.
+RANKS = ("RANK", "LOCAL_RANK", "NODE_RANK", "SLURM_PROCID")
 
 _log = logging.getLogger(__name__)
 
@@ -74,7 +78,8 @@ def run(main: Callable[..., str | None]) -> None:
     console = Console(stderr=True, width=None if sys.stderr.isatty() else 200)
     last = _LastLines()
     shown = RichHandler(console=console, show_path=False, show_time=sys.stderr.isatty())
-    logging.basicConfig(level=logging.INFO, format="%(message)s", handlers=[shown, last])
+    level = logging.INFO if first_process() else logging.WARNING
+    logging.basicConfig(level=level, format="%(message)s", handlers=[shown, last])
     signal.signal(signal.SIGTERM, _terminated)
 
     try:
@@ -85,7 +90,8 @@ def run(main: Callable[..., str | None]) -> None:
         for key, path in paths.items():
             if key != "out" and not path.exists():
                 raise BadInput(f"{key} {path} does not exist")
-        with _whole(paths.pop("out")) as out:
+        target = paths.pop("out")
+        with _whole(target) if first_process() else _thrown_away(target) as out:
             headline = main(**keywords, **paths, out=out)
     except BadInput as error:
         alert.send(f"winnow: {label} failed", f"{error}\n\n" + "\n".join(last.lines))
@@ -109,9 +115,7 @@ def _arguments(main: Callable[..., Any], name: str, positional: list[str]) -> di
     )
     for key in positional:
         parser.add_argument(key, help="a name in params.yaml" if key == "modality" else "a path")
-    words = vars(parser.parse_args())
-    del sys.argv[1:]  # read once, here; LightningCLI would look at them again
-    return words
+    return vars(parser.parse_args())
 
 
 def _section(
@@ -159,6 +163,21 @@ def _written_out(shorthand: str, where: str) -> dict[str, Any]:
         )
     class_path, key = SHORTHANDS[prefix]
     return {"class_path": class_path, "init_args": {key: argument}}
+
+
+def first_process() -> bool:
+    """Say whether this is the first of the processes that run a stage together, or the only one."""
+    return all(int(os.environ.get(name, 0)) == 0 for name in RANKS)
+
+
+@contextmanager
+def _thrown_away(out: Path) -> Iterator[Path]:
+    """Give a place for what the first process writes too, where it is in nobody's way."""
+    with tempfile.TemporaryDirectory() as scratch:
+        place = Path(scratch) / out.name
+        if not out.suffix:
+            place.mkdir()
+        yield place
 
 
 @contextmanager

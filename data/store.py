@@ -20,7 +20,7 @@ import scipy.sparse
 from jaxtyping import Shaped, UInt16
 
 from winnow.data import shards
-from winnow.data.shards import ShardWriter, VectorWriter
+from winnow.data.shards import RowGroup, ShardWriter, VectorWriter
 
 SPLITS = ("train", "validation", "test")
 
@@ -80,6 +80,11 @@ def payloads(ingest: Path, ids: Collection[str] | None = None) -> Iterator[tuple
                 yield id_, payload.as_py()
     if wanted:
         raise KeyError(f"{len(wanted)} ids are not in {ingest / 'samples'}: {sorted(wanted)[:3]} …")
+
+
+def payload_groups(ingest: Path) -> list[RowGroup]:
+    """List what can be read on its own of the samples: row groups with the columns `id` and `payload`."""
+    return shards.row_groups(ingest / "samples")
 
 
 def read_vectors(directory: Path, ids: Collection[str] | None = None) -> np.ndarray | scipy.sparse.csr_array:

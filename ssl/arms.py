@@ -185,7 +185,7 @@ def finetune(
     """
     correct = np.zeros((len(arms), len(seeds), len(test.label)), bool)
     read = pooled(make(seeds[0]).classifier.encoder, samples.x, 256)
-    numbered = Batch(samples.x, torch.arange(len(samples.x)))  # so that a batch tells which rows it holds
+    numbered = samples._replace(label=torch.arange(len(samples.x)))  # so that a batch tells its rows
     with Progress() as progress:
         bar = progress.add_task("finetune", total=correct[..., 0].size)
         for place, seed in enumerate(seeds):
@@ -200,7 +200,7 @@ def finetune(
                 solve_head(method.classifier.head, read, labels, inverse_penalty)
                 train.briefly(
                     method,
-                    [Batch(x, labels[held]) for x, held in batches],
+                    [batch._replace(label=labels[batch.label]) for batch in batches],
                     gradient_clip=gradient_clip,
                     accelerator=accelerator,
                 )

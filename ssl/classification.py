@@ -11,12 +11,13 @@ from timm.data import Mixup
 from torch import Tensor, nn
 from torch.nn import functional
 
-from winnow.data.batches import UNLABELLED, Batch
+from winnow.data.batches import UNLABELLED, Batch, seed_of
 from winnow.data.modality import Modality
 from winnow.data.reading import Named
 from winnow.ssl import model as models
+from winnow.ssl.method import Method
 from winnow.ssl.model import Classifier
-from winnow.ssl.train import Learner, Optimization
+from winnow.ssl.train import Optimization
 from winnow.ssl.trunk import Encoder, Shape, set_dropout
 
 
@@ -24,10 +25,18 @@ def label_loss(
     logits: Float[Tensor, "batch class"], label: Int[Tensor, " batch"], smoothing: float
 ) -> Float[Tensor, ""]:
     """Give the mean cross-entropy of the labelled samples; 0 where there is none."""
+    loss, number = label_costs(logits, label, smoothing)
+    return loss / number.clamp(min=1)
+
+
+def label_costs(
+    logits: Float[Tensor, "batch class"], label: Int[Tensor, " batch"], smoothing: float
+) -> tuple[Float[Tensor, ""], Int[Tensor, ""]]:
+    """Give the summed cross-entropy of the labelled samples, and their number."""
     loss = functional.cross_entropy(
         logits, label, ignore_index=UNLABELLED, label_smoothing=smoothing, reduction="sum"
     )
-    return loss / (label != UNLABELLED).sum().clamp(min=1)
+    return loss, (label != UNLABELLED).sum()
 
 
 @torch.no_grad()
@@ -73,6 +82,14 @@ def solve_head(
         head.weight.div_(scale)
         head.bias.sub_(head.weight @ mean)
     optimizer.zero_grad()
+
+
+def label_measures(
+    logits: Float[Tensor, "batch class"], label: Int[Tensor, " batch"]
+) -> dict[str, tuple[Tensor, Tensor]]:
+    """Give accuracy and loss of the labelled samples, as `Method.measures` reports them."""
+    loss, number = label_costs(logits, label, 0.0)
+    return {"accuracy": ((logits.argmax(1) == label).sum(), number), "loss": (loss, number)}
 
 
 def accuracy(logits: Float[Tensor, "sample class"], label: Int[Tensor, " sample"]) -> float:
@@ -125,7 +142,7 @@ class Mixing:
             raise ValueError("mixup needs a mixup_alpha or a cutmix_alpha above 0; null switches it off")
 
 
-class Classification(Learner):
+class Classification(Method):
     """Trains a classifier, trunk and head, from labels.
 
     Args:
@@ -177,6 +194,10 @@ class Classification(Learner):
         """What an index of the head stands for."""
         return self.classifier.classes
 
+    @property
+    def kept(self) -> Classifier:
+        return self.classifier
+
     def scales(self) -> dict[str, float]:
         if self.layer_decay == 1:
             return {}
@@ -195,14 +216,12 @@ class Classification(Learner):
         learns = self.global_step >= self.frozen_share * self.trainer.max_steps
         self.classifier.encoder.requires_grad_(learns)
 
-    def training_step(self, batch: Batch, batch_idx: int) -> Float[Tensor, ""]:
+    def costs(self, batch: Batch) -> tuple[Float[Tensor, ""], Int[Tensor, ""]]:
         if self.mixup is None:
-            loss = label_loss(self.classifier(batch.x), batch.label, self.label_smoothing)
-        else:
-            x, target = self.mix(batch)
-            loss = functional.cross_entropy(self.classifier(x), target)
-        self.log("loss", loss, prog_bar=True)
-        return loss
+            return label_costs(self.classifier(batch.x), batch.label, self.label_smoothing)
+        x, target = self.mix(batch)
+        loss = functional.cross_entropy(self.classifier(x), target, reduction="sum")
+        return loss, torch.tensor(len(x), device=loss.device)
 
     def mix(self, batch: Batch) -> tuple[Tensor, Float[Tensor, "batch class"]]:
         """Mix each image with the one that mirrors its place in the batch, and their smoothed labels.
@@ -215,20 +234,15 @@ class Classification(Learner):
         if (batch.label == UNLABELLED).any():
             raise ValueError("mixup mixes labels: set data.labelled, which leaves out images without one")
         assert self.mixup is not None
-        # timm draws from numpy's global generator: tied to the step like torch's.
-        np.random.seed((self.seed * 1_000_003 + self.global_step) % 2**32)
+        # timm draws from numpy's global generator: tied to the batch like torch's.
+        np.random.seed(seed_of(self.seed, "mixup", int(batch.place[0])))
         return self.mixup(batch.x.clone(), batch.label)
 
-    def validation_step(self, batch: Batch, batch_idx: int) -> None:
-        self._score(batch, "val")
+    def measures(self, batch: Batch) -> dict[str, tuple[Tensor, Tensor]]:
+        return label_measures(self.classifier(batch.x), batch.label)
 
     def test_step(self, batch: Batch, batch_idx: int) -> None:
-        self._score(batch, "test")
-
-    def _score(self, batch: Batch, split: str) -> None:
-        logits, size = self.classifier(batch.x), len(batch.label)
-        self.log(f"{split}/accuracy", accuracy(logits, batch.label), prog_bar=True, batch_size=size)
-        self.log(f"{split}/loss", label_loss(logits, batch.label, 0.0), batch_size=size)
+        self.measure(batch)
 
     def predict_step(self, batch: Named, batch_idx: int) -> dict[str, Tensor | list[str]]:
         pred_probs = self.classifier(batch.x).softmax(1)

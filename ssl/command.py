@@ -10,6 +10,7 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.utilities.model_helpers import is_overridden
 
 from winnow.data.datamodule import Samples
+from winnow.ssl import model as models
 from winnow.ssl.prediction import PredictionWriter
 
 _STEP_OF = {"validate": "validation_step", "test": "test_step", "predict": "predict_step"}
@@ -76,6 +77,14 @@ class Cli(LightningCLI):
                 help="Folder that receives Parquet files, one row for each sample; must not exist.",
             )
         return parser
+
+    def after_fit(self) -> None:
+        """Leave the network beside the logs of `fit`, in the form that a stage leaves it in."""
+        logs = self.trainer.log_dir  # asked of all processes: they agree about it
+        if self.trainer.is_global_zero:
+            out = Path(logs or self.trainer.default_root_dir) / "model"
+            out.mkdir(parents=True, exist_ok=True)
+            models.save(self.model.kept, out)
 
     def _parse_ckpt_path(self) -> None:
         """Look for no arguments in a checkpoint: it holds none, and Lightning would unpickle it."""

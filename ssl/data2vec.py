@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.nn import functional
 from torch.optim.swa_utils import get_ema_multi_avg_fn
@@ -23,10 +23,12 @@ from winnow.data.batches import Batch, stream
 from winnow.data.modality import Modality, Tokens
 from winnow.data.reading import Named
 from winnow.ssl import monitor
+from winnow.ssl.draws import Draws
 from winnow.ssl.masking import Masking
+from winnow.ssl.method import Method
 from winnow.ssl.predictors import Decoder, DecoderShape, Head, HeadShape
 from winnow.ssl.targets import Target
-from winnow.ssl.train import Learner, Optimization
+from winnow.ssl.train import Optimization
 from winnow.ssl.trunk import Encoder, Shape, gather_tokens, pool
 
 SHAREABLE = ("frontend", "positions", "position_norm", "convolutions", "extra", "norm", "relative")
@@ -86,7 +88,7 @@ class Loss:
         return error.sum(-1) / {"sum": 1.0, "mean": dim, "root": dim**0.5}[self.scale]
 
 
-class Data2Vec(Learner):
+class Data2Vec(Method):
     """Student, teacher and predictor; `student` is what is kept.
 
     Args:
@@ -140,6 +142,10 @@ class Data2Vec(Learner):
         self.ema = ema
         self.train()
 
+    @property
+    def kept(self) -> Encoder:
+        return self.student
+
     def target(self, x: Tensor) -> tuple[Float[Tensor, "batch token dim"], Tokens]:
         """Give the teacher's view of whole samples, and the tokens that the student starts from."""
         tokens = self.student.frontend(x)
@@ -152,7 +158,7 @@ class Data2Vec(Learner):
         self,
         tokens: Tokens,
         mask: Bool[Tensor, "batch token"],
-        generator: torch.Generator,
+        draws: Draws,
     ) -> tuple[Float[Tensor, "batch token dim"], Float[Tensor, "batch extra dim"]]:
         """Predict the target at every place, and its mean, from the visible tokens alone."""
         if isinstance(self.predictor, Head):
@@ -163,7 +169,7 @@ class Data2Vec(Learner):
         x, seen, place = gather_tokens(self.student.surrounded(located.x, visible), visible)
         encoded = self.student.run(x, seen, place)
         decoder = self.predictor.shape
-        noise = decoder.noise_std * torch.randn(tokens.x.shape, generator=generator).to(x)
+        noise = decoder.noise_std * draws.normal(*tokens.x.shape[1:]).to(x)
         canvas = torch.where(mask[..., None], noise, torch.zeros_like(noise))
         # Rows that see fewer tokens were filled up: those places keep what the canvas has there.
         there = place[..., None].expand_as(encoded.out)
@@ -171,30 +177,36 @@ class Data2Vec(Learner):
         kept = torch.where(seen[..., None], out, canvas.gather(1, there))
         return self.predictor(canvas.scatter(1, there, kept)), encoded.extra
 
-    def loss(self, x: Tensor, generator: torch.Generator) -> Float[Tensor, ""]:
-        """Give the mean cost of the hidden tokens, and what `Loss` adds to it."""
+    def spend(self, x: Tensor, draws: Draws) -> tuple[Float[Tensor, ""], Int[Tensor, ""]]:
+        """Give the cost of the hidden tokens, with what `Loss` adds to it, and the number of these tokens.
+
+        A sample counts by its hidden tokens, in what is added too: all of it is one mean, over them.
+        """
         target, tokens = self.target(x)
         target = target.repeat_interleave(self.masks, 0)
         tokens = Tokens(*(t.repeat_interleave(self.masks, 0) for t in tokens))
-        mask = self.masking(tokens.valid, self.grid, generator)
-        prediction, extra = self.predict(tokens, mask, generator)
+        mask = self.masking(tokens.valid, self.grid, draws)
+        prediction, extra = self.predict(tokens, mask, draws)
         cost = self.cost(prediction, target)
-        loss = cost[mask].mean()
+        hidden = mask.sum(1)
+        total = cost[mask].sum()
         if self.cost.visible:
-            loss = loss + self.cost.visible * cost[tokens.valid & ~mask].mean()
+            total = (
+                total + self.cost.visible * (hidden * pool(cost[..., None], tokens.valid & ~mask)[:, 0]).sum()
+            )
         if self.cost.extra:
             mean = pool(target, tokens.valid)[:, None].expand_as(extra)
-            loss = loss + self.cost.extra * self.cost(extra, mean).mean()
-        return loss
+            total = total + self.cost.extra * (hidden * self.cost(extra, mean).mean(1)).sum()
+        return total, hidden.sum()
 
-    def training_step(self, batch: Batch, batch_idx: int) -> Float[Tensor, ""]:
-        turn = self.global_step * self.trainer.accumulate_grad_batches + batch_idx
-        loss = self.loss(batch.x, stream(self.seed, turn * self.trainer.world_size + self.global_rank))
-        self.log("loss", loss, prog_bar=True)
-        return loss
+    def _draws(self, batch: Batch, purpose: str) -> Draws:
+        return Draws([stream(self.seed, purpose, place) for place in batch.place.tolist()], self.masks)
 
-    def validation_step(self, batch: Batch, batch_idx: int) -> None:
-        self.log("val/loss", self.loss(batch.x, stream(self.seed, batch_idx)))
+    def costs(self, batch: Batch) -> tuple[Float[Tensor, ""], Int[Tensor, ""]]:
+        return self.spend(batch.x, self._draws(batch, "mask"))
+
+    def measures(self, batch: Batch) -> dict[str, tuple[Float[Tensor, ""], Int[Tensor, ""]]]:
+        return {"loss": self.spend(batch.x, self._draws(batch, "val/mask"))}
 
     def predict_step(self, batch: Named, batch_idx: int) -> dict[str, Tensor]:
         return {"vector": self.student.embed(batch.x)}

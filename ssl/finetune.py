@@ -3,6 +3,8 @@
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from winnow.data import store
 from winnow.data.modality import Modality
 from winnow.ssl import model as models
@@ -53,9 +55,12 @@ def main(
     )
     models.save(method.classifier, out)
     history.write(out / "history.csv")
-    held_out = method.trainer.datamodule.read("validation")  # type: ignore[attr-defined]
-    logits = predict(method.classifier, held_out.x, 256)
-    store.write_json(out / "metrics.json", {"val_accuracy": round(accuracy(logits, held_out.label), 6)})
+    logits, label = [], []
+    for batch in method.trainer.datamodule.batches("validation", 256):  # type: ignore[attr-defined]
+        logits.append(predict(method.classifier, batch.x, 256))
+        label.append(batch.label)
+    score = accuracy(torch.cat(logits), torch.cat(label))
+    store.write_json(out / "metrics.json", {"val_accuracy": round(score, 6)})
 
 
 if __name__ == "__main__":

@@ -13,6 +13,8 @@ from jaxtyping import Bool, Float, Int
 from torch import Generator, Tensor
 from torch.nn import functional
 
+from winnow.ssl.draws import Draws
+
 _MAX_POOL = (functional.max_pool1d, functional.max_pool2d, functional.max_pool3d)
 _ATTEMPTS = 10  # to place one rectangle
 
@@ -40,7 +42,7 @@ class Blocks:
     inverse: bool
 
     def __call__(
-        self, valid: Bool[Tensor, "batch token"], grid: tuple[int, ...], generator: Generator
+        self, valid: Bool[Tensor, "batch token"], grid: tuple[int, ...], draws: Draws
     ) -> Bool[Tensor, "batch token"]:
         """Draw a mask.
 
@@ -55,10 +57,12 @@ class Blocks:
         chosen = (share * count + 1e-6).long().clamp(min=1).minimum(count - 1)
         centres = ((share + self.adjust) * count / math.prod(self.block) + 1e-6).long()
 
-        centre = _drawn(valid, centres, generator).view(-1, 1, *grid)
+        # As many as a sample without padding has: what a row draws does not depend on the others.
+        most = int((share + self.adjust) * math.prod(grid) / math.prod(self.block) + 1e-6)
+        centre = _drawn(valid, centres, max(most, 1), draws).view(-1, 1, *grid)
         padding = [side // 2 for side in self.block]
         grown = _MAX_POOL[len(grid) - 1](centre, self.block, stride=1, padding=padding).flatten(1)
-        picked = _highest(grown + _scores(valid, generator), chosen)
+        picked = _highest(grown + _scores(valid, draws), chosen)
         return valid & ~picked if self.inverse else picked
 
 
@@ -66,7 +70,8 @@ class Blocks:
 class Spans:
     """Spans of one length that may overlap, so that fewer tokens than asked are hidden (data2vec).
 
-    Every row is thinned at random to as many hidden tokens as the row that has fewest.
+    Every row is thinned at random to as many hidden tokens as the row that has fewest of those beside it: the
+    one mask that depends on how samples are batched, as the published one does.
 
     Attributes:
         ratio: of the tokens, if no spans overlapped [0–1].
@@ -79,7 +84,7 @@ class Spans:
     length: int
 
     def __call__(
-        self, valid: Bool[Tensor, "batch token"], grid: tuple[int, ...], generator: Generator
+        self, valid: Bool[Tensor, "batch token"], grid: tuple[int, ...], draws: Draws
     ) -> Bool[Tensor, "batch token"]:
         """Draw a mask.
 
@@ -89,16 +94,16 @@ class Spans:
         if len(grid) != 1:
             raise ValueError(f"spans need a grid of one axis, not {grid}")
         count = _counted(valid, self.ratio)
-        odd = torch.rand(len(valid), generator=generator).to(valid.device)
+        odd = draws.uniform().to(valid.device)
         number = (self.ratio * count / self.length + odd).long().clamp(min=1)
         # A span lies within its sample, as far as that is long enough.
         last = (count - self.length).clamp(min=0)
         starts = torch.arange(valid.shape[1], device=valid.device) <= last[:, None]
-        start = _highest(_scores(starts, generator), number.minimum(last + 1))
+        start = _highest(_scores(starts, draws), number.minimum(last + 1))
         before = functional.pad(start.float()[:, None], (self.length - 1, 0))
         mask = functional.max_pool1d(before, self.length, stride=1)[:, 0].bool() & valid
         fewest = int(mask.sum(1).minimum(count - 1).min())
-        return _highest(_scores(mask, generator), torch.full_like(count, fewest))
+        return _highest(_scores(mask, draws), torch.full_like(count, fewest))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -118,7 +123,7 @@ class Rectangles:
     min_aspect: float
 
     def __call__(
-        self, valid: Bool[Tensor, "batch token"], grid: tuple[int, ...], generator: Generator
+        self, valid: Bool[Tensor, "batch token"], grid: tuple[int, ...], draws: Draws
     ) -> Bool[Tensor, "batch token"]:
         """Draw a mask.
 
@@ -131,7 +136,7 @@ class Rectangles:
         wanted = int(self.ratio * math.prod(grid))
         if wanted < self.min_tokens:
             raise ValueError(f"{wanted} tokens to hide are fewer than a rectangle's {self.min_tokens}")
-        masks = [self._one(grid, wanted, generator) for _ in range(len(valid))]
+        masks = [self._one(grid, wanted, generator) for generator in draws.rows]
         return torch.stack(masks).to(valid.device) & valid
 
     def _one(self, grid: tuple[int, ...], wanted: int, generator: Generator) -> Bool[Tensor, " token"]:
@@ -175,20 +180,19 @@ def _counted(valid: Bool[Tensor, "batch token"], ratio: float) -> Int[Tensor, " 
 
 
 def _drawn(
-    valid: Bool[Tensor, "batch token"], number: Int[Tensor, " batch"], generator: Generator
+    valid: Bool[Tensor, "batch token"], number: Int[Tensor, " batch"], most: int, draws: Draws
 ) -> Float[Tensor, "batch token"]:
-    """Draw valid tokens, with replacement: 1 where one was drawn."""
-    most = max(int(number.max()), 1)
+    """Draw valid tokens, `most` of a row at most, with replacement: 1 where one was drawn."""
     order = valid.int().argsort(dim=1, descending=True, stable=True)
-    drawn = torch.rand(len(valid), most, generator=generator).to(valid.device) * valid.sum(1, keepdim=True)
+    drawn = draws.uniform(most).to(valid.device) * valid.sum(1, keepdim=True)
     counts = torch.arange(most, device=valid.device) < number[:, None]
     places = order.gather(1, drawn.long())
     return torch.zeros(valid.shape, device=valid.device).scatter_reduce(1, places, counts.float(), "amax")
 
 
-def _scores(among: Bool[Tensor, "batch token"], generator: Generator) -> Tensor:
+def _scores(among: Bool[Tensor, "batch token"], draws: Draws) -> Tensor:
     """Give random numbers [0–1), and below all of them where a token is not to be chosen."""
-    drawn = torch.rand(among.shape, generator=generator).to(among.device)
+    drawn = draws.uniform(among.shape[1]).to(among.device)
     return drawn.masked_fill(~among, -2)
 
 

@@ -13,7 +13,7 @@ from jaxtyping import Bool, Float
 from lightning.pytorch.callbacks import Callback
 from torch import Tensor
 
-from winnow.data import alert
+from winnow.data import alert, stage
 
 _log = logging.getLogger(__name__)
 
@@ -93,11 +93,12 @@ class CollapseMonitor(Callback):
         }
         self.first: dict[str, float] = {}
         self.bad, self.alarmed = 0, False
+        self._held_out: Tensor | None = None
 
     def on_train_start(self, trainer: lightning.Trainer, module: Any) -> None:
         if not self.first:
             self.first = self._diagnose(trainer, module)
-            module.log_dict(self.first)
+            module.log_dict(self.first, sync_dist=True)  # equal everywhere
 
     def on_train_batch_end(
         self, trainer: lightning.Trainer, module: Any, outputs: Any, batch: Any, batch_idx: int
@@ -108,6 +109,8 @@ class CollapseMonitor(Callback):
                 f"loss is {float(loss)} at step {trainer.global_step}: lower optimization.lr, "
                 "lengthen optimization.warmup, or set trainer.gradient_clip_val"
             )
+        if (batch_idx + 1) % trainer.accumulate_grad_batches:
+            return  # more batches are to come before the update
         if trainer.global_step % self.every_steps and trainer.global_step != trainer.max_steps:
             return
         seen = self._diagnose(trainer, module)
@@ -136,15 +139,18 @@ class CollapseMonitor(Callback):
         if self.action == "stop":
             raise Collapsed(news)
         self.alarmed = True
-        _log.warning(news)
-        alert.send("winnow: pretraining collapses", news)
+        if stage.first_process():  # all see the same
+            _log.warning(news)
+            alert.send("winnow: pretraining collapses", news)
 
     def _embedding_floor(self) -> float:
         return self.floors["embedding_std"] * self.first.get("embedding_std", 0.0)
 
     def _diagnose(self, trainer: lightning.Trainer, module: Any) -> dict[str, float]:
-        held_out = trainer.datamodule.read("validation").x[: self.samples]  # type: ignore[attr-defined]
-        return module.diagnose(held_out.to(module.device))
+        if self._held_out is None:
+            data: Any = trainer.datamodule  # type: ignore[attr-defined]
+            self._held_out = next(data.batches("validation", self.samples)).x.to(module.device)
+        return module.diagnose(self._held_out)
 
     def state_dict(self) -> dict[str, Any]:
         return {"first": self.first, "bad": self.bad, "alarmed": self.alarmed}

@@ -9,7 +9,7 @@ import math
 import sys
 import warnings
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
@@ -89,37 +89,6 @@ def optimizers(
     return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
 
-class Learner(lightning.LightningModule):
-    """What all methods share: how they are optimized, and chance that a resumed run repeats.
-
-    Attributes:
-        lr: peak learning rate, under the name by which Lightning's finder of one reads and sets it.
-    """
-
-    def __init__(self, optimization: Optimization, seed: int) -> None:
-        super().__init__()
-        self.optimization, self.seed, self.lr = optimization, seed, optimization.lr
-
-    def scales(self) -> Mapping[str, float]:
-        """Name the parameters that have a fraction of the learning rate only."""
-        return {}
-
-    def configure_optimizers(self) -> Any:
-        optimization = replace(self.optimization, lr=self.lr)
-        return optimizers(self, optimization, self.trainer.max_steps, self.scales())
-
-    def on_fit_start(self) -> None:
-        if self.lr != self.optimization.lr:
-            # A finder among the callbacks has found another one since the optimizer was made; Lightning
-            # sets it for the next step, and the schedule would go back to the old one after that.
-            self.trainer.strategy.setup_optimizers(self.trainer)
-            self.trainer.callback_metrics.clear()  # of the search, which are no news of this run
-
-    def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
-        # Dropout draws from the global generator: tied to the step, so that a resumed run repeats it.
-        torch.manual_seed(self.seed * 1_000_003 + self.global_step)
-
-
 class History(Callback):
     """Keeps what was logged, in memory, for a table of a run without clock times."""
 
@@ -131,6 +100,8 @@ class History(Callback):
         self, trainer: lightning.Trainer, module: Any, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         self._latest.update(trainer.callback_metrics)
+        if (batch_idx + 1) % trainer.accumulate_grad_batches:
+            return  # more batches are to come before the update
         step = trainer.global_step
         every: int = trainer.log_every_n_steps  # type: ignore[attr-defined]
         if step % every == 0 or step == trainer.max_steps:
@@ -194,9 +165,10 @@ def fit(
         save_config_callback=None,
         run=False,
     )
-    logs.mkdir(parents=True, exist_ok=True)
-    saved = cli.parser.dump(cli.config, skip_none=False)
-    (logs / "config.yaml").write_text(saved, encoding="utf-8")
+    if cli.trainer.is_global_zero:
+        logs.mkdir(parents=True, exist_ok=True)
+        saved = cli.parser.dump(cli.config, skip_none=False)
+        (logs / "config.yaml").write_text(saved, encoding="utf-8")
     cli.trainer.fit(cli.model, datamodule=cli.datamodule)
     return cli.model.eval(), history
 
@@ -213,6 +185,10 @@ def settle() -> None:
     warnings.filterwarnings("ignore", ".*eval mode at the start of training", module="lightning")
     # Samples to predict may have no label: a head for no class, until the checkpoint names them.
     warnings.filterwarnings("ignore", "Initializing zero-element tensors", module="torch")
+    # A length is right with several workers too: each knows its share.
+    warnings.filterwarnings("ignore", ".*`IterableDataset` has `__len__` defined", module="lightning")
+    # A stage has read the command line, and leaves it for Lightning to start further processes with.
+    warnings.filterwarnings("ignore", ".*args parameter is intended to run from within Python")
     # Batches are cut from tensors in memory; workers would only copy them.
     warnings.filterwarnings("ignore", ".*does not have many workers", module="lightning")
 

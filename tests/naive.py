@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from winnow.ssl.draws import Draws
 from winnow.ssl.trunk import Encoder
 
 Rows = dict[int, Tensor]  # of a sample: place on the grid → its token
@@ -149,14 +150,14 @@ def cost(method: Any, prediction: Tensor, wanted: Tensor) -> Tensor:
     return error.sum() / {"sum": 1, "mean": len(wanted), "root": math.sqrt(len(wanted))}[loss.scale]
 
 
-def step(method: Any, x: Tensor, generator: torch.Generator) -> Tensor:
+def step(method: Any, x: Tensor, draws: Draws) -> Tensor:
     """Give the loss of a batch, with the draws of the whole batch in the order that the method makes them."""
     valid = method.student.frontend(x).valid
-    masks = method.masking(valid.repeat_interleave(method.masks, 0), method.grid, generator)
+    masks = method.masking(valid.repeat_interleave(method.masks, 0), method.grid, draws)
     dim, covers = method.student.shape.dim, hasattr(method.predictor, "cover")
     if not covers:
-        noise = method.predictor.shape.noise_std * torch.randn(*masks.shape, dim, generator=generator)
-    hidden_cost, visible_cost, extra_cost = [], [], []
+        noise = method.predictor.shape.noise_std * draws.normal(masks.shape[1], dim)
+    total, count = torch.zeros(()), 0
     for i in range(len(x)):
         here = valid[i].nonzero().flatten().tolist()
         shared = "frontend" in method.ema.shared
@@ -181,13 +182,12 @@ def step(method: Any, x: Tensor, generator: torch.Generator) -> Tensor:
                     for at in range(masks.shape[1])
                 ]
                 prediction = dict(enumerate(method.predictor(torch.stack(canvas)[None])[0]))
-            for at in here:
-                kept = hidden_cost if at in hidden else visible_cost
-                kept.append(cost(method, prediction[at], wanted[at]))
             mean = torch.stack(list(wanted.values())).mean(0)
-            extra_cost += [cost(method, out[at], mean) for at in out if at < 0]
-    loss = sum(hidden_cost) / len(hidden_cost)
-    for weight, costs in ((method.cost.visible, visible_cost), (method.cost.extra, extra_cost)):
-        if weight:
-            loss = loss + weight * sum(costs) / len(costs)
-    return loss
+            costs = {at: cost(method, prediction[at], wanted[at]) for at in here}
+            extra = [cost(method, out[at], mean) for at in out if at < 0]
+            row = sum(costs[at] for at in hidden) / len(hidden)
+            row = row + method.cost.visible * sum(costs[at] for at in seen) / len(seen)
+            if method.cost.extra:
+                row = row + method.cost.extra * sum(extra) / len(extra)
+            total, count = total + len(hidden) * row, count + len(hidden)
+    return total / count

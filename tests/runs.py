@@ -36,7 +36,7 @@ PRETRAIN: dict[str, Any] = {
         "ema": {"start": 0.9, "end": 0.99, "ramp": 0.5, "shared": []},
         "optimization": OPTIMIZATION,
     },
-    "data": {"batch_size": 8, "seed": 0},
+    "data": {"batch_size": 8, "streaming": None, "seed": 0},
     "trainer": {
         "max_steps": 6,
         "val_check_interval": 3,
@@ -67,7 +67,7 @@ FINETUNE: dict[str, Any] = {
         "mixup": None,
         "optimization": OPTIMIZATION,
     },
-    "data": {"batch_size": 8, "seed": 0},
+    "data": {"batch_size": 8, "streaming": None, "seed": 0},
     "trainer": PRETRAIN["trainer"],
     "threads": 1,
 }

@@ -1,12 +1,14 @@
 import itertools
+from functools import partial
 from pathlib import Path
 
+import pytest
 import runs
 import torch
 from torch import Generator, Tensor
 
 from winnow.data import store
-from winnow.data.batches import Batch, TrainBatches, stack, stream
+from winnow.data.batches import Batch, SplitBatches, TrainBatches, cut, stack, stream
 from winnow.data.modality import Modality
 from winnow.data.store import read_classes
 from winnow.data.vision import Vision
@@ -36,7 +38,7 @@ def batches(
     drawn: bool = False,
 ) -> list[Batch]:
     """Take batches of ten numbered samples."""
-    samples = Batch(torch.arange(NUMBER), torch.arange(NUMBER) + 100)
+    samples = Batch(torch.arange(NUMBER), torch.arange(NUMBER) + 100, torch.arange(NUMBER))
     stream_of = TrainBatches(
         samples,
         Plain(drawn),
@@ -88,6 +90,41 @@ def test_ranks_partition_the_batches_of_one() -> None:
         assert taken == one[step].x.tolist()
 
 
+def test_variants_are_the_same_however_a_batch_is_split() -> None:
+    one = batches(6, batch_size=6, drawn=True)
+    ranks = [batches(6, batch_size=3, rank=rank, ranks=2, drawn=True) for rank in range(2)]
+    accumulated = batches(12, batch_size=3, drawn=True)
+    for step in range(6):
+        together = torch.stack([part[step].x for part in ranks], 1).flatten()
+        assert torch.equal(together, one[step].x)
+        assert torch.equal(torch.cat([part.x for part in accumulated[2 * step : 2 * step + 2]]), one[step].x)
+        assert torch.equal(torch.stack([part[step].place for part in ranks], 1).flatten(), one[step].place)
+
+
+@pytest.mark.parametrize("number", [2, 9, 16, 17, 40])
+@pytest.mark.parametrize("ranks", [1, 2, 4])
+def test_ranks_validate_every_sample_once_in_equally_many_batches(number: int, ranks: int) -> None:
+    if number < ranks:
+        with pytest.raises(ValueError, match="2 samples to score cannot be split over 4 processes"):
+            validation(number, 0, ranks)
+        return
+    parts = [validation(number, rank, ranks) for rank in range(ranks)]
+    whole = validation(number, 0, 1)
+    assert {len(part) for part in parts} == {len(whole)}
+    for batches_of_ranks, batch in zip(zip(*parts, strict=True), whole, strict=True):
+        assert sorted(torch.cat([one.x for one in batches_of_ranks]).tolist()) == batch.x.tolist()
+        assert all(0 < len(one.x) <= 8 // ranks for one in batches_of_ranks)
+    assert torch.cat([batch.x for batch in whole]).tolist() == list(range(number))
+
+
+def validation(number: int, rank: int, ranks: int) -> list[Batch]:
+    samples = Batch(*(torch.arange(number),) * 3)
+    take = partial(cut, samples)
+    split = SplitBatches(number, take, batch_size=8 // ranks, rank=rank, ranks=ranks)
+    assert len(split) == len(list(split))
+    return list(split)
+
+
 def test_seeds_steps_and_ranks_draw_variants_of_their_own() -> None:
     taken = [
         *batches(5, drawn=True),
@@ -105,7 +142,7 @@ def test_seeds_give_orders_of_their_own() -> None:
 
 
 def test_streams_of_neighbouring_seeds_do_not_meet() -> None:
-    first = {int(torch.randint(2**60, (), generator=stream(s, i))) for s in range(5) for i in range(50)}
+    first = {int(torch.randint(2**60, (), generator=stream(s, "a", i))) for s in range(5) for i in range(50)}
     assert len(first) == 250
 
 

@@ -15,7 +15,7 @@ from tiny_trunk import SHAPE
 from torch.nn import functional
 from torch.utils.data import DataLoader
 
-from winnow.data.batches import UNLABELLED, Batch
+from winnow.data.batches import UNLABELLED, Batch, seed_of
 from winnow.data.text import Text
 from winnow.ssl import model as models
 from winnow.ssl.classification import (
@@ -119,19 +119,22 @@ def test_learns_what_can_be_learned(tmp_path: Path) -> None:
     assert before < 0.7 < 0.95 < after
 
 
-def test_validation_reports_accuracy_and_loss_over_all_samples_however_they_are_batched(
-    tmp_path: Path,
+@pytest.mark.parametrize(("word", "split"), [("validate", "val"), ("test", "test")])
+def test_accuracy_and_loss_are_of_all_labelled_samples_however_they_are_batched(
+    tmp_path: Path, word: str, split: str
 ) -> None:
     training = method(tmp_path / "a")
     whole = tiny.samples(20, seed=3)
-    parts = [Batch(whole.x[i:j], whole.label[i:j]) for i, j in ((0, 13), (13, 20))]
-    trainer = tiny.trainer(1)
+    parts = [Batch(*(part[i:j] for part in whole)) for i, j in ((0, 13), (13, 20))]
+    parts += [part._replace(label=torch.full_like(part.label, UNLABELLED)) for part in parts]
     loader = DataLoader(parts, batch_size=None)  # type: ignore[arg-type]
-    (seen,) = trainer.validate(training, loader, verbose=False)
+    (seen,) = getattr(tiny.trainer(1), word)(training, loader, verbose=False)
     logits = predict(training.classifier, whole.x, 20)
-    assert seen["val/accuracy"] == pytest.approx(accuracy(logits, whole.label))
     wanted = functional.cross_entropy(logits, whole.label).item()
-    assert seen["val/loss"] == pytest.approx(wanted, rel=1e-5)
+    assert seen == {
+        f"{split}/accuracy": pytest.approx(accuracy(logits, whole.label)),
+        f"{split}/loss": pytest.approx(wanted, rel=1e-5),
+    }
 
 
 def test_a_solved_head_is_the_logistic_regression_of_the_labelled() -> None:
@@ -259,15 +262,10 @@ MIXUP = Mixing(mixup_alpha=0.8, cutmix_alpha=0.0, prob=1.0, switch_prob=0.5)
 CUTMIX = Mixing(mixup_alpha=0.0, cutmix_alpha=1.0, prob=1.0, switch_prob=0.5)
 
 
-def mixed(training: Classification, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
-    training.trainer = tiny.trainer(10)
-    return training.mix(batch)
-
-
 def test_images_and_labels_are_summed_with_the_same_weights(tmp_path: Path) -> None:
     batch = tiny.samples(6)
-    x, target = mixed(method(tmp_path / "a", mixup=MIXUP, label_smoothing=0.3), batch)
-    random = np.random.RandomState(0)  # of seed 0 and step 0
+    x, target = method(tmp_path / "a", mixup=MIXUP, label_smoothing=0.3).mix(batch)
+    random = np.random.RandomState(seed_of(0, "mixup", 0))  # of the seed, and the place of the first image
     random.rand()
     weight = random.beta(0.8, 0.8)
     for row, other in enumerate(reversed(range(6))):
@@ -280,7 +278,7 @@ def test_images_and_labels_are_summed_with_the_same_weights(tmp_path: Path) -> N
 
 def test_a_rectangle_comes_from_another_image_and_its_label_counts_by_the_area(tmp_path: Path) -> None:
     batch = tiny.samples(6)
-    x, target = mixed(method(tmp_path / "a", mixup=CUTMIX), batch)
+    x, target = method(tmp_path / "a", mixup=CUTMIX).mix(batch)
     for row, other in enumerate(reversed(range(6))):
         own, foreign = x[row] == batch.x[row], x[row] == batch.x[other]
         assert (own | foreign).all()
@@ -293,7 +291,7 @@ def test_a_rectangle_comes_from_another_image_and_its_label_counts_by_the_area(t
 
 def test_the_loss_is_the_cross_entropy_of_the_mixed_labels(tmp_path: Path) -> None:
     training, batch = method(tmp_path / "a", mixup=MIXUP, label_smoothing=0.1), tiny.samples(6)
-    x, target = mixed(training, batch)
+    x, target = training.mix(batch)
     loss: list[float] = []
 
     class Keep(lightning.Callback):
@@ -308,23 +306,25 @@ def test_the_loss_is_the_cross_entropy_of_the_mixed_labels(tmp_path: Path) -> No
     assert loss == [pytest.approx(wanted.item(), rel=1e-5)]
 
 
-def test_mixing_repeats_with_the_step_and_leaves_the_batch_as_it_is(tmp_path: Path) -> None:
+def test_mixing_repeats_with_the_place_in_the_run_and_leaves_the_batch_as_it_is(tmp_path: Path) -> None:
     training, batch = method(tmp_path / "a", mixup=replace(MIXUP, cutmix_alpha=1.0)), tiny.samples(6)
     before = batch.x.clone()
-    first = mixed(training, batch)
+    first = training.mix(batch)
     np.random.seed(99)
-    second = mixed(training, batch)
+    second = training.mix(batch)
     assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
+    elsewhere, _ = training.mix(batch._replace(place=batch.place + 6))
+    assert not torch.equal(elsewhere, first[0])
     assert torch.equal(batch.x, before)
 
 
 def test_mixing_refuses_what_it_cannot_mix(tmp_path: Path) -> None:
     training = method(tmp_path / "a", mixup=MIXUP)
     with pytest.raises(ValueError, match="batch_size must be even, not 5"):
-        mixed(training, tiny.samples(5))
+        training.mix(tiny.samples(5))
     batch = tiny.samples(6)
     with pytest.raises(ValueError, match=r"set data\.labelled"):
-        mixed(training, Batch(batch.x, batch.label.index_fill(0, torch.tensor([2]), UNLABELLED)))
+        training.mix(batch._replace(label=batch.label.index_fill(0, torch.tensor([2]), UNLABELLED)))
     with pytest.raises(ValueError, match=r"a grid of \(24,\) is none"):
         tiny.classification(tmp_path / "a", Text(length=24, vocabulary=512), mixup=MIXUP)
     with pytest.raises(ValueError, match="needs a mixup_alpha or a cutmix_alpha above 0"):

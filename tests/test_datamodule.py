@@ -12,10 +12,17 @@ from winnow.data.batches import UNLABELLED, stream
 from winnow.data.datamodule import Samples
 from winnow.data.modality import Modality, build
 from winnow.data.store import read_classes
+from winnow.data.streaming import Streaming
 
 
-def samples(modality: Modality, ingest: Path, labels: Path, labelled: bool = True) -> Samples:
-    return Samples(modality, ingest, labels, batch_size=8, labelled=labelled, seed=0)
+def samples(
+    modality: Modality,
+    ingest: Path,
+    labels: Path,
+    labelled: bool = True,
+    streaming: Streaming | None = None,
+) -> Samples:
+    return Samples(modality, ingest, labels, batch_size=8, streaming=streaming, labelled=labelled, seed=0)
 
 
 def test_a_split_is_its_samples_in_the_order_of_the_manifest(modality: Modality, ingested: Path) -> None:
@@ -56,17 +63,21 @@ def test_training_batches_hold_variants_of_training_samples_alone(modality: Moda
     # An epoch of batches has the labels of the train split, and each sample varied by its generator.
     labels = torch.cat([batch.label for batch in taken])[:number]
     assert torch.equal(labels.sort().values, train.label.sort().values)
-    order = torch.randperm(number, generator=stream(0, -1))
-    generator = stream(0, 0)
-    wanted = [modality.transform(train.x[i], generator) for i in order[:8]]
+    order = torch.randperm(number, generator=stream(0, "order", 0))
+    wanted = [modality.transform(train.x[i], stream(0, "variant", at)) for at, i in enumerate(order[:8])]
     assert torch.equal(taken[0].x, torch.stack(wanted))
 
 
-def test_validation_is_the_whole_split_unchanged_and_in_order(modality: Modality, ingested: Path) -> None:
-    data = samples(modality, ingested, ingested)
-    taken = list(data.val_dataloader())
-    assert torch.equal(torch.cat([batch.x for batch in taken]), data.read("validation").x)
-    assert torch.equal(torch.cat([batch.label for batch in taken]), data.read("validation").label)
+@pytest.mark.parametrize("streaming", [None, Streaming(workers=0, buffer=8), Streaming(workers=2, buffer=8)])
+def test_validation_and_test_are_whole_splits_unchanged_and_in_order(
+    modality: Modality, ingested: Path, streaming: Streaming | None
+) -> None:
+    data = samples(modality, ingested, ingested, streaming=streaming)
+    loaders = {"validation": data.val_dataloader(), "test": data.test_dataloader()}
+    for split, loader in loaders.items():
+        taken = list(loader)
+        assert torch.equal(torch.cat([batch.x for batch in taken]), data.read(split).x)
+        assert torch.equal(torch.cat([batch.label for batch in taken]), data.read(split).label)
 
 
 def test_a_sample_is_decoded_once_however_often_it_is_read(ingested: Path, kind: Kind) -> None:

@@ -2,8 +2,11 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from randomness import draws
 from torch import Tensor
 
+from winnow.data.batches import stream
+from winnow.ssl.draws import Draws
 from winnow.ssl.masking import Blocks, Rectangles, Spans
 
 GRIDS = [((40,), (5,)), ((9, 9), (3, 3)), ((8, 6), (1, 3)), ((4, 4, 4), (3, 3, 3))]
@@ -23,7 +26,7 @@ def draw(
     adjust: float = 0.0,
 ) -> Tensor:
     masking = Blocks(ratio=ratio, adjust=adjust, block=block, inverse=inverse)
-    return masking(valid, grid, torch.Generator().manual_seed(seed))
+    return masking(valid, grid, draws(len(valid), seed))
 
 
 @given(
@@ -108,11 +111,31 @@ def test_depends_on_the_generator_alone() -> None:
     torch.manual_seed(2)
     assert torch.equal(one, draw(valid, (40,), (5,), seed=3))
     assert not torch.equal(one, draw(valid, (40,), (5,), seed=4))
-    generator = torch.Generator().manual_seed(3)
-    masking = Blocks(ratio=0.5, adjust=0.0, block=(5,), inverse=False)
-    first, second = (masking(valid, (40,), generator) for _ in range(2))
+    drawn, masking = draws(4, 3), Blocks(ratio=0.5, adjust=0.0, block=(5,), inverse=False)
+    first, second = (masking(valid, (40,), drawn) for _ in range(2))
     assert torch.equal(one, first)
     assert not torch.equal(first, second)
+
+
+@pytest.mark.parametrize(
+    ("masking", "grid"),
+    [
+        (Blocks(ratio=0.5, adjust=0.1, block=(5,), inverse=False), (40,)),
+        (Blocks(ratio=0.5, adjust=0.1, block=(3, 3), inverse=True), (5, 8)),
+        (Rectangles(ratio=0.5, min_tokens=4, min_aspect=0.3), (5, 8)),
+    ],
+    ids=["blocks", "inverse", "rectangles"],
+)
+def test_a_sample_is_masked_alike_whatever_lies_beside_it(
+    masking: Blocks | Rectangles, grid: tuple[int, ...]
+) -> None:
+    """Two views of six samples, in one batch and in two whose padding differs."""
+    valid = torch.arange(40) < torch.tensor([40, 7, 20, 9, 15, 8])[:, None].repeat_interleave(2, 0)
+    whole = masking(valid, grid, draws(6, each=2))
+    for part in (slice(0, 1), slice(1, 6)):
+        generators = [stream(0, "test", place) for place in range(6)[part]]
+        rows = slice(2 * part.start, 2 * part.stop)
+        assert torch.equal(masking(valid[rows], grid, Draws(generators, 2)), whole[rows])
 
 
 def test_samples_of_a_batch_get_masks_of_their_own() -> None:
@@ -141,10 +164,6 @@ def test_refuses_what_cannot_be_masked(
 # --- the first data2vec -------------------------------------------------------------------------
 
 
-def generator(seed: int = 0) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
-
-
 def runs_of(row: Tensor) -> list[int]:
     """The lengths of the runs of hidden tokens."""
     text = "".join("x" if hidden else " " for hidden in row.tolist())
@@ -154,7 +173,7 @@ def runs_of(row: Tensor) -> list[int]:
 def test_spans_start_as_often_as_asked_and_hide_about_as_much_as_published() -> None:
     """wav2vec's 65 % in spans of 10 hide 49 % of the frames of a long recording."""
     valid = torch.ones(64, 500, dtype=torch.bool)
-    rows = [Spans(ratio=0.65, length=10)(valid[:1], (500,), generator(i)) for i in range(64)]
+    rows = [Spans(ratio=0.65, length=10)(valid[:1], (500,), draws(1, i)) for i in range(64)]
     assert float(torch.cat(rows).float().mean()) == pytest.approx(0.49, abs=0.02)
     assert min(length for row in rows for length in runs_of(row[0])) >= 10  # a row alone is not thinned
 
@@ -169,7 +188,7 @@ def test_spans_hide_as_many_tokens_of_every_row_and_never_all_or_padding(
     lengths: list[int], ratio: float, length: int, seed: int
 ) -> None:
     valid = torch.arange(40) < torch.tensor(lengths)[:, None]
-    mask = Spans(ratio=ratio, length=length)(valid, (40,), generator(seed))
+    mask = Spans(ratio=ratio, length=length)(valid, (40,), draws(len(valid), seed))
     counts = mask.sum(1)
     assert not (mask & ~valid).any()
     assert int(counts.min()) == int(counts.max()) >= 1
@@ -180,17 +199,17 @@ def test_rectangles_hide_up_to_the_asked_share_in_whole_rectangles() -> None:
     """BEiT's 120 of 196 patches, of which the smallest rectangle has 16."""
     valid = torch.ones(200, 196, dtype=torch.bool)
     masking = Rectangles(ratio=120.5 / 196, min_tokens=16, min_aspect=0.3)
-    counts = masking(valid, (14, 14), generator()).sum(1)
+    counts = masking(valid, (14, 14), draws(len(valid))).sum(1)
     assert int(counts.max()) <= 120
     assert 105 <= float(counts.float().mean()) <= 120
-    mask = masking(valid, (14, 14), generator())
+    mask = masking(valid, (14, 14), draws(len(valid)))
     assert neighbours_hidden(mask, (14, 14)) > 0.8
 
 
 def test_a_rectangles_sides_differ_by_the_asked_factor_at_most() -> None:
     valid = torch.ones(300, 400, dtype=torch.bool)
     masking = Rectangles(ratio=40.5 / 400, min_tokens=40, min_aspect=0.3)  # room for one
-    for row in masking(valid, (20, 20), generator()).unflatten(1, (20, 20)):
+    for row in masking(valid, (20, 20), draws(len(valid))).unflatten(1, (20, 20)):
         places = row.nonzero()
         tall, wide = (places.max(0).values - places.min(0).values + 1).tolist()
         assert tall * wide == int(row.sum()) or tall * wide > 40  # a second, small one found a place
@@ -211,4 +230,4 @@ def test_refuses_grids_that_a_kind_of_mask_is_not_for(
     masking: Spans | Rectangles, grid: tuple[int, ...], message: str
 ) -> None:
     with pytest.raises(ValueError, match=message):
-        masking(torch.ones(2, 16, dtype=torch.bool), grid, generator())
+        masking(torch.ones(2, 16, dtype=torch.bool), grid, draws(2))

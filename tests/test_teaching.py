@@ -5,7 +5,6 @@ import tiny
 import torch
 
 from winnow.compress.teaching import distillation_loss
-from winnow.data.batches import Batch
 from winnow.data.vision import Vision
 from winnow.ssl.classification import accuracy, label_loss, predict
 
@@ -61,7 +60,7 @@ def test_the_student_trains_with_its_dropout_on() -> None:
 
 def test_unlabelled_samples_teach_through_the_teacher_alone() -> None:
     batch = tiny.samples(16)
-    unlabelled = Batch(batch.x, torch.full_like(batch.label, -1))
+    unlabelled = batch._replace(label=torch.full_like(batch.label, -1))
     method = tiny.taught(tiny.classifier(), tiny.classifier(1))
     method.eval()
     loss = method.loss(unlabelled)

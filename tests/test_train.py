@@ -365,6 +365,24 @@ def test_a_resumed_finetuning_mixes_and_unfreezes_as_the_whole_run_did(
         assert_same_run(root / "steps/step=6.ckpt", again / "steps/step=6.ckpt")
 
 
+def test_a_run_that_streams_and_accumulates_is_resumed_in_the_middle_of_an_epoch(
+    modality: Modality, ingested: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = tmp_path / "whole"
+    settings = {
+        "data__batch_size": 4,
+        "data__streaming": {"workers": 2, "buffer": 8},
+        "trainer__accumulate_grad_batches": 3,
+        "trainer__val_check_interval": 6,
+    }
+    run_pretrain(modality, ingested, whole, **settings, trainer__callbacks=checkpoints(whole))
+    for point in ("step=1", "validation=2", "step=5"):
+        root = tmp_path / point
+        root.mkdir()
+        resume(whole, root, monkeypatch, pretrain, Data2Vec, whole / f"steps/{point}.ckpt")
+        assert_same_run(whole / "logs/checkpoints/last.ckpt", root / "logs/checkpoints/last.ckpt")
+
+
 def resume(whole: Path, root: Path, patch: pytest.MonkeyPatch, stage: Any, method: Any, start: Path) -> None:
     """Take a run up from a checkpoint, on the command line; its logs go to another folder."""
     config = copied(whole, root, whole)  # what the run reads stays where it was

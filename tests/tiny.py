@@ -38,7 +38,7 @@ def samples(number: int, seed: int = 0) -> Batch:
     x = torch.rand(number, 1, 8, 8, generator=generator)
     for i, corner in enumerate(label.tolist()):
         x[i, 0, 4 * (corner // 2) :, 4 * (corner % 2) :][:4, :4] += 1
-    return Batch(x, label)
+    return Batch(x, label, torch.arange(number) + seed * number)
 
 
 def classification(encoder: Path, modality: Modality | None = None, **changed: Any) -> Classification:

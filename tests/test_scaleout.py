@@ -1,0 +1,206 @@
+"""Several processes train as one does: started as a user starts them, on the CPU."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+import runs
+import torch
+import yaml
+from conftest import KINDS, Kind
+from runs import run_finetune, run_pretrain
+
+from winnow.data import ingest as ingests
+from winnow.data.modality import Modality, build
+from winnow.ssl import model as models
+
+TEXT: Kind = KINDS[2]  # of different lengths: ranks hide different numbers of tokens
+# Without dropout, which each process draws for itself; and with an `eps` above the rounding errors, of which
+# Adam makes whole steps where the gradient is nothing else, as of the keys' bias.
+EXACT = {
+    "trainer__max_steps": 4,
+    "trainer__val_check_interval": 2,
+    "model__optimization__eps": 1e-4,
+}
+STILL = {"model__shape__dropout": 0.0, **EXACT}
+
+
+@pytest.fixture(scope="session")
+def modality() -> Modality:
+    return build(TEXT.section)
+
+
+@pytest.fixture(scope="session")
+def ingested(modality: Modality, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("scaleout")
+    ingests.main(
+        modality,
+        TEXT.write(root / "raw"),
+        root / "ingest",
+        source=TEXT.source,
+        splits=ingests.Splits(validation=0.2, test=0.2),
+        min_class_size=2,
+        max_rejects=0.0,
+        label_noise=0.0,
+        seed=0,
+        engine="local",
+        workers=1,
+    )
+    return root / "ingest"
+
+
+@pytest.fixture(autouse=True)
+def no_words(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.argv", ["stage"])
+
+
+def checkpoint(root: Path) -> dict[str, Any]:
+    return runs.read(root / "logs/checkpoints/last.ckpt")
+
+
+def start(whole: Path, root: Path, stage: str, *words: Any, **changes: Any) -> subprocess.Popen[bytes]:
+    """Begin a run again with some of its settings changed, in a group of processes of its own."""
+    config = yaml.safe_load((whole / "logs/config.yaml").read_text().replace(f"{whole}/logs", f"{root}/logs"))
+    root.mkdir(exist_ok=True)
+    (root / "config.yaml").write_text(yaml.safe_dump(runs.changed(config, **changes)))
+    command = [
+        sys.executable,
+        "-m",
+        f"winnow.ssl.{stage}",
+        "fit",
+        "--config",
+        "config.yaml",
+        *map(str, words),
+    ]
+    with (root / "output").open("w") as output:
+        return subprocess.Popen(
+            command, cwd=root, env=alone(), stdout=output, stderr=output, start_new_session=True
+        )
+
+
+def again(whole: Path, root: Path, stage: str, *words: Any, **changes: Any) -> dict[str, Any]:
+    """Repeat a run with some of its settings changed, and read what it left."""
+    assert start(whole, root, stage, *words, **changes).wait(120) == 0, (root / "output").read_text()
+    return checkpoint(root)
+
+
+def alone() -> dict[str, str]:
+    return {**os.environ, "OMP_NUM_THREADS": "1"}
+
+
+def two(**changes: Any) -> dict[str, Any]:
+    return {"trainer__strategy": "ddp", "trainer__devices": 2, "data__batch_size": 4, **changes}
+
+
+def assert_close(one: dict[str, Any], other: dict[str, Any]) -> None:
+    """Two runs agree in weights, teacher and all that was logged, up to the order of sums."""
+    assert one["global_step"] == other["global_step"]
+    torch.testing.assert_close(one["state_dict"], other["state_dict"], atol=1e-5, rtol=1e-4)
+    a, b = (pd.DataFrame(run["callbacks"]["History"]["rows"]) for run in (one, other))
+    pd.testing.assert_frame_equal(a, b, atol=1e-5, rtol=1e-4)
+
+
+@pytest.fixture(scope="module")
+def pretrained(modality: Modality, ingested: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("one")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("sys.argv", ["pretrain"])
+        run_pretrain(modality, ingested, root, **STILL)
+    return root
+
+
+@pytest.fixture(scope="module")
+def doubled(pretrained: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("two")
+    again(pretrained, root, "pretrain", **two())
+    return root
+
+
+def test_two_processes_pretrain_as_one_with_twice_the_batch(pretrained: Path, doubled: Path) -> None:
+    assert_close(checkpoint(pretrained), checkpoint(doubled))
+
+
+def test_two_processes_log_as_one(pretrained: Path, doubled: Path) -> None:
+    logged, wanted = (pd.read_csv(root / "logs/metrics.csv") for root in (doubled, pretrained))
+    pd.testing.assert_frame_equal(logged, wanted, atol=1e-5, rtol=1e-3)
+    names = [sorted(path.name for path in (root / "logs").rglob("*")) for root in (doubled, pretrained)]
+    assert len(names[0]) == len(names[1]) + 3  # `fit` keeps the network there; one file of events
+
+
+def test_a_run_leaves_beside_its_logs_the_network_that_stages_read(doubled: Path) -> None:
+    encoder, state = models.load_encoder(doubled / "logs/model"), checkpoint(doubled)["state_dict"]
+    for name, weight in encoder.state_dict().items():
+        assert torch.equal(weight, state[f"student.{name}"])
+
+
+def test_accumulated_batches_pretrain_as_one_of_their_size(pretrained: Path, tmp_path: Path) -> None:
+    halves = {"data__batch_size": 4, "trainer__accumulate_grad_batches": 2}
+    # Lightning counts batches, and not updates, between two validations and in each.
+    halves |= {"trainer__val_check_interval": 4, "trainer__limit_val_batches": 4}
+    assert_close(checkpoint(pretrained), again(pretrained, tmp_path, "pretrain", **halves))
+
+
+@pytest.mark.parametrize(
+    ("options", "strategy"),
+    [
+        ({}, "ddp"),
+        ({"model__freeze": 0.5, "model__layer_decay": 0.7}, "ddp_find_unused_parameters_true"),
+    ],
+)
+def test_two_processes_finetune_as_one_with_twice_the_batch(
+    modality: Modality,
+    ingested: Path,
+    pretrained: Path,
+    tmp_path: Path,
+    options: dict[str, Any],
+    strategy: str,
+) -> None:
+    one = tmp_path / "one"
+    run_finetune(modality, ingested, pretrained / "pretrain", one, **EXACT, model__dropout=0.0, **options)
+    settings = two(trainer__strategy=strategy)
+    assert_close(checkpoint(one), again(one, tmp_path / "two", "finetune", **settings))
+
+
+def test_killed_processes_are_taken_up_where_their_last_checkpoint_left_them(
+    pretrained: Path, tmp_path: Path
+) -> None:
+    """With dropout, accumulation and two processes, in the middle of an epoch: to the bit."""
+    settings = two(model__shape__dropout=0.1, trainer__accumulate_grad_batches=2, trainer__max_steps=12)
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    again(pretrained, whole, "pretrain", **settings)
+    last = killed / "logs/checkpoints/last.ckpt"
+    process = start(pretrained, killed, "pretrain", **settings)
+    deadline = time.monotonic() + 60
+    while not last.exists() and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.002)
+    os.killpg(process.pid, signal.SIGKILL)  # all of them, and no time for a last word
+    assert process.wait() == -signal.SIGKILL, (killed / "output").read_text()
+    assert 0 < runs.read(last)["global_step"] < 12
+    again(pretrained, killed, "pretrain", "--ckpt_path", last, **settings)
+    runs.assert_same_run(whole / "logs/checkpoints/last.ckpt", last)
+
+
+def test_a_stage_of_two_processes_leaves_what_a_stage_leaves(
+    ingested: Path, pretrained: Path, tmp_path: Path
+) -> None:
+    section = runs.changed(runs.PRETRAIN, **STILL, **two())
+    section["model"]["masking"]["block"] = [3]
+    params = {"text": {"modality": TEXT.section, "pretrain": section}}
+    (tmp_path / "params.yaml").write_text(yaml.safe_dump(params))
+    command = [sys.executable, "-m", "winnow.ssl.pretrain", "text", ingested, ingested, "out/text/pretrain"]
+    done = subprocess.run(command, cwd=tmp_path, env=alone(), capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert [path.name for path in (tmp_path / "out/text").iterdir()] == ["pretrain"]
+    files = {path.name for path in (tmp_path / "out/text/pretrain").iterdir()}
+    assert files == {"model.safetensors", "config.json", "history.csv", "metrics.json"}
+    one, other = (
+        pd.read_csv(root / "history.csv")
+        for root in (tmp_path / "out/text/pretrain", pretrained / "pretrain")
+    )
+    pd.testing.assert_frame_equal(one, other, atol=1e-5, rtol=1e-3)
