@@ -129,11 +129,14 @@ def ours(setting: Setting, second: bool) -> Step:
         replace(setting.shape, positions="sincos") if second else setting.shape,
         setting.second if second else setting.first,
         VIEWS if second else 1,
+        False,
         replace(setting.target, tap="feed_forward", norm="instance") if second else setting.target,
         decoder if second else HeadShape(layers=1, ratio=1.0),
         Loss(beta=0.0, scale="root", visible=0.0, extra=0.0),
+        None,
         Ema(start=DECAY, end=DECAY, ramp=0.0, shared=()),
         optimization,
+        1.0,
         0,
     )
     optimizer = optimizers(method, optimization, 1000, {})["optimizer"]

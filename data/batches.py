@@ -7,6 +7,7 @@ a step therefore sees what it would have seen, and so do two processes that shar
 
 import hashlib
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 from typing import NamedTuple
@@ -30,6 +31,7 @@ class Batch(NamedTuple):
         x: what `Modality.load` gives, stacked.
         label: index into the classes, `UNLABELLED` where there is none.
         place: of each sample, in the run or in its split: what is drawn for it depends on that and the seed.
+            Variants of one sample have one place.
     """
 
     x: Tensor
@@ -62,6 +64,24 @@ def label_indices(table: pd.DataFrame, classes: list[str]) -> Int[Tensor, " samp
     return torch.tensor([UNLABELLED if label is None else index[label] for label in table["label"]])
 
 
+@dataclass(frozen=True, kw_only=True)
+class Variants:
+    """What is drawn of each sample that a batch holds; all of it lies side by side.
+
+    Attributes:
+        number: variants of a sample.
+        strength: of `Modality.transform`.
+    """
+
+    number: int
+    strength: float
+
+    def of(self, modality: Modality, x: Tensor, seed: int, place: int) -> list[Tensor]:
+        """Draw the variants of the sample that has a place in the run."""
+        streams = (stream(seed, "variant", place * self.number + i) for i in range(self.number))
+        return [modality.transform(x, generator, self.strength) for generator in streams]
+
+
 class TrainBatches(IterableDataset[Batch]):
     """The batches of the steps from `start` on: epoch after epoch, each in its own shuffled order."""
 
@@ -70,13 +90,14 @@ class TrainBatches(IterableDataset[Batch]):
         samples: Batch,
         modality: Modality,
         *,
+        variants: Variants,
         batch_size: int,
         seed: int,
         start: int,
         rank: int,
         ranks: int,
     ) -> None:
-        self._samples, self._modality = samples, modality
+        self._samples, self._modality, self._variants = samples, modality, variants
         self._batch_size, self._seed, self._start = batch_size, seed, start
         self._rank, self._ranks = rank, ranks
 
@@ -93,9 +114,9 @@ class TrainBatches(IterableDataset[Batch]):
                     order = torch.randperm(number, generator=stream(self._seed, "order", epoch))
                 row = order[place % number]
                 rows.append(row)
-                drawn = stream(self._seed, "variant", place)
-                varied.append(self._modality.transform(self._samples.x[row], drawn))
-            yield Batch(torch.stack(varied), self._samples.label[torch.stack(rows)], torch.tensor(places))
+                varied += self._variants.of(self._modality, self._samples.x[row], self._seed, place)
+            chosen = self._samples.label[torch.stack(rows)], torch.tensor(places)
+            yield Batch(torch.stack(varied), *(t.repeat_interleave(self._variants.number) for t in chosen))
             step += 1
 
 

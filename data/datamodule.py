@@ -10,7 +10,7 @@ import pandas as pd
 from torch.utils.data import DataLoader, IterableDataset
 
 from winnow.data import reading, store
-from winnow.data.batches import Batch, SplitBatches, TrainBatches, cut, stack
+from winnow.data.batches import Batch, SplitBatches, TrainBatches, Variants, cut, stack
 from winnow.data.modality import Modality
 from winnow.data.reading import Named
 from winnow.data.streaming import Stored, Streaming, TrainStream
@@ -31,6 +31,7 @@ class Samples(lightning.LightningDataModule):
         labels: folder of a round's decisions, or of `ingest` for the data as delivered.
         batch_size: samples in a batch, on each rank.
         streaming: decode while training, with so many workers; None: once, into memory.
+        variants: what is drawn of a sample to train on.
         labelled: take only samples that have a label.
         seed: of the order and of the variants.
     """
@@ -42,6 +43,7 @@ class Samples(lightning.LightningDataModule):
         labels: Path,
         batch_size: int,
         streaming: Streaming | None,
+        variants: Variants,
         labelled: bool,
         seed: int,
     ) -> None:
@@ -50,6 +52,7 @@ class Samples(lightning.LightningDataModule):
         self.classes = store.read_classes(ingest)
         self._ingest, self._labels, self._labelled = ingest, labels, labelled
         self._batch_size, self._streaming, self._seed = batch_size, streaming, seed
+        self._variants = variants
         self._decoded: dict[str, Batch] = {}
         self._streamed: dict[str, Stored] = {}
 
@@ -74,10 +77,24 @@ class Samples(lightning.LightningDataModule):
         batches: TrainBatches | TrainStream
         if self._streaming:
             streaming, stored = self._streaming, self._stored("train")
-            batches = TrainStream(stored, streaming=streaming, seed=self._seed, start=taken, **self._share())
+            batches = TrainStream(
+                stored,
+                streaming=streaming,
+                variants=self._variants,
+                seed=self._seed,
+                start=taken,
+                **self._share(),
+            )
         else:
             samples = self.read("train")
-            batches = TrainBatches(samples, self.modality, seed=self._seed, start=taken, **self._share())
+            batches = TrainBatches(
+                samples,
+                self.modality,
+                variants=self._variants,
+                seed=self._seed,
+                start=taken,
+                **self._share(),
+            )
         return DataLoader(batches, batch_size=None, num_workers=self._workers)
 
     def val_dataloader(self) -> DataLoader[Batch]:

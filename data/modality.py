@@ -69,8 +69,14 @@ class Modality(abc.ABC):
         """Turn a payload into x, the tensor a batch is stacked from: one shape for all samples."""
 
     @abc.abstractmethod
-    def transform(self, x: Tensor, generator: Generator) -> Tensor:
-        """Draw one random training variant of x that keeps its meaning."""
+    def transform(self, x: Tensor, generator: Generator, strength: float) -> Tensor:
+        """Draw one random training variant of x that keeps its meaning.
+
+        Args:
+            x: what `load` gave.
+            generator: decides which.
+            strength: how far variants go; 1: as far as nobody would mind, 0: nowhere.
+        """
 
     @abc.abstractmethod
     def descriptor(self, payload: bytes) -> Float32[np.ndarray, " feature"]:

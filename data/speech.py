@@ -150,19 +150,39 @@ class Speech(_Recording):
         x[: len(real)] = real
         return x
 
-    def transform(self, x: Tensor, generator: Generator) -> Tensor:
-        """Start a little later, vary level and tilt, hide one narrow band; padding stays zero."""
+    def transform(self, x: Tensor, generator: Generator, strength: float) -> Tensor:
+        """Draw another voice: start later, vary tempo, vocal tract, level and tilt, hide a narrow band.
+
+        At strength 1 a tenth may be cut from the start, tempo and vocal tract change by up to a tenth;
+        padding stays zero.
+
+        Paper: vocal tract length perturbation (Jaitly, Hinton 2013).
+        """
         real = x[_is_real(x)]
-        late, level, tilt, band = torch.rand(4, generator=generator).tolist()
-        real = real[int(late * 0.1 * len(real)) :]
+        late, level, tilt, band, tempo, tract = torch.rand(6, generator=generator).tolist()
+        real = real[int(late * min(0.1 * strength, 0.5) * len(real)) :]
+        real = self._spoken(real, *(math.exp(0.1 * strength * (2 * u - 1)) for u in (tempo, tract)))
         slope = torch.linspace(-1, 1, self.mels)
-        real = real + 0.2 * (2 * level - 1) + 0.2 * (2 * tilt - 1) * slope
-        width = self.mels // 8
+        real = real + strength * (0.2 * (2 * level - 1) + 0.2 * (2 * tilt - 1) * slope)
+        width = min(int(self.mels // 8 * strength), self.mels // 2)
         first = int(band * (self.mels - width + 1))
         real[:, first : first + width] = real.mean()
         variant = torch.zeros_like(x)
         variant[: len(real)] = _mark_real(real)
         return variant
+
+    def _spoken(
+        self, real: Float[Tensor, "frame mel"], tempo: float, tract: float
+    ) -> Float[Tensor, "other mel"]:
+        """Stretch frames in time, and bands about the lowest; what is above the highest repeats it."""
+        frames = min(max(round(len(real) * tempo), 1), self.frames)
+        # Both axes of a plane run from -1 to 1.
+        bands = (torch.linspace(0, 1, self.mels) * tract).clamp(max=1) * 2 - 1
+        times = torch.linspace(-1, 1, frames) if frames > 1 else torch.zeros(1)
+        where = torch.stack(torch.meshgrid(times, bands, indexing="ij")[::-1], -1)
+        return functional.grid_sample(
+            real[None, None], where[None], mode="bilinear", padding_mode="border", align_corners=True
+        )[0, 0]
 
     def frontend(self, dim: int) -> nn.Module:
         return _Frames(self.mels, self.frames_per_token, dim)
@@ -200,12 +220,12 @@ class Waveform(_Recording):
         x[: len(real)] = (real - real.mean()) / (real.var(correction=0) + 1e-7).sqrt()
         return x
 
-    def transform(self, x: Tensor, generator: Generator) -> Tensor:
-        """Start a little later and tilt the spectrum; padding stays zero."""
+    def transform(self, x: Tensor, generator: Generator, strength: float) -> Tensor:
+        """Start a little later and tilt the spectrum, by the strength; padding stays zero."""
         real = x[: int(_real_samples(x[None]))]
         late, tilt = torch.rand(2, generator=generator).tolist()
-        real = real[int(late * 0.1 * len(real)) :]
-        real = real + 0.4 * (tilt - 0.5) * functional.pad(real, (1, 0))[:-1]
+        real = real[int(late * min(0.1 * strength, 0.5) * len(real)) :]
+        real = real + min(0.4 * strength, 1.6) * (tilt - 0.5) * functional.pad(real, (1, 0))[:-1]
         variant = torch.zeros_like(x)
         variant[: len(real)] = (real - real.mean()) / (real.var(correction=0) + 1e-7).sqrt()
         return variant

@@ -18,7 +18,7 @@ from jaxtyping import Int
 from torch.utils.data import IterableDataset, get_worker_info
 
 from winnow.data import store
-from winnow.data.batches import Batch, label_indices, stream
+from winnow.data.batches import Batch, Variants, label_indices, stream
 from winnow.data.modality import Modality
 
 
@@ -100,13 +100,16 @@ class Stored:
             rows = torch.tensor(part)
             yield Batch(torch.stack(x), self._label[rows], rows)
 
-    def varied(self, part: Iterable[tuple[int, bytes]], places: range, seed: int) -> Batch:
-        """Decode payloads, and draw the variant of each that belongs to its place in the run."""
+    def varied(
+        self, part: Iterable[tuple[int, bytes]], places: range, variants: Variants, seed: int
+    ) -> Batch:
+        """Decode payloads, and draw the variants of each that belong to its place in the run."""
         rows, x = [], []
         for (row, payload), place in zip(part, places, strict=True):
             rows.append(row)
-            x.append(self._modality.transform(self._modality.load(payload), stream(seed, "variant", place)))
-        return Batch(torch.stack(x), self._label[rows], torch.tensor(places))
+            x += variants.of(self._modality, self._modality.load(payload), seed, place)
+        chosen = self._label[rows], torch.tensor(places)
+        return Batch(torch.stack(x), *(t.repeat_interleave(variants.number) for t in chosen))
 
 
 class TrainStream(IterableDataset[Batch]):
@@ -121,6 +124,7 @@ class TrainStream(IterableDataset[Batch]):
         samples: Stored,
         *,
         streaming: Streaming,
+        variants: Variants,
         batch_size: int,
         seed: int,
         start: int,
@@ -131,7 +135,7 @@ class TrainStream(IterableDataset[Batch]):
             raise ValueError(
                 f"{len(samples)} samples cannot be dealt out to {streaming.workers} workers on {ranks} ranks"
             )
-        self._samples, self._buffer = samples, streaming.buffer
+        self._samples, self._variants, self._buffer = samples, variants, streaming.buffer
         self._batch_size, self._seed, self._start = batch_size, seed, start
         self._rank, self._ranks = rank, ranks
 
@@ -146,7 +150,7 @@ class TrainStream(IterableDataset[Batch]):
         while True:
             first = (batch * self._ranks + self._rank) * size
             places = range(first, first + size)
-            yield self._samples.varied(islice(rows, size), places, self._seed)
+            yield self._samples.varied(islice(rows, size), places, self._variants, self._seed)
             batch += workers
 
     def _rows(self, reader: int, readers: int, taken: int) -> Iterator[tuple[int, bytes]]:

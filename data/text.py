@@ -60,9 +60,9 @@ class _Document(Modality):
         measures = hygiene.measures(text, self.languages)
         return Decoded(text.encode(), {**measures, "tokens": float(len(pieces))})
 
-    def transform(self, x: Tensor, generator: Generator) -> Tensor:
-        """Leave out about a tenth of the tokens, but not the first, and close the gaps."""
-        return self._thinned(x, torch.rand(x.shape, generator=generator) >= 0.1)
+    def transform(self, x: Tensor, generator: Generator, strength: float) -> Tensor:
+        """Leave out a tenth of the tokens, times the strength, but not the first, and close the gaps."""
+        return self._thinned(x, torch.rand(x.shape, generator=generator) >= 0.1 * strength)
 
     def _thinned(self, x: Tensor, kept: Bool[Tensor, " token"]) -> Tensor:
         kept[0] = True  # of a text of one token, that one stays
@@ -180,9 +180,9 @@ class Subwords(_Document):
         ids = self._tokenizer.encode(payload.decode()).ids
         return torch.tensor(ids + [self.padding] * (self.length - len(ids)))
 
-    def transform(self, x: Tensor, generator: Generator) -> Tensor:
-        """Leave out about a tenth of the tokens, but not the first and the last, and close the gaps."""
-        kept = torch.rand(x.shape, generator=generator) >= 0.1
+    def transform(self, x: Tensor, generator: Generator, strength: float) -> Tensor:
+        """Leave out about a tenth of the tokens, times the strength, but not the first and the last."""
+        kept = torch.rand(x.shape, generator=generator) >= 0.1 * strength
         kept[int((x != self.padding).sum()) - 1] = True
         return self._thinned(x, kept)
 
@@ -194,6 +194,9 @@ class _Subwords(nn.Module):
         super().__init__()
         self.padding = padding
         self.embedding = nn.Embedding(vocabulary, dim, padding_idx=padding)
+        with torch.no_grad():
+            # As in published encoders: from rows of variance 1, a short training would hardly get away.
+            self.embedding.weight.mul_(0.02)
 
     def forward(self, x: Int64[Tensor, "batch token"]) -> Tokens:
         # The first token counts even if it is padding: attention over nothing is not a number.

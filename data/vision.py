@@ -72,13 +72,14 @@ class Vision(Modality):
         x = torch.from_numpy(pixels).reshape(self.size, self.size, self.channels)
         return (x.permute(2, 0, 1) / 255 - 0.5) / 0.5
 
-    def transform(self, x: Tensor, generator: Generator) -> Tensor:
-        """Shift by up to an eighth, scale by up to a tenth, vary brightness and contrast.
+    def transform(self, x: Tensor, generator: Generator, strength: float) -> Tensor:
+        """Shift by up to an eighth, scale by up to a tenth, vary brightness and contrast; times the strength.
 
         Nothing is mirrored: a mirrored digit or letter is another one, or none.
         """
-        shift_x, shift_y, scale, gain, offset = (2 * torch.rand(5, generator=generator) - 1).tolist()
-        zoom = 1 + 0.1 * scale
+        drawn = strength * (2 * torch.rand(5, generator=generator) - 1)
+        shift_x, shift_y, scale, gain, offset = drawn.tolist()
+        zoom = math.exp(0.1 * scale)
         # A canvas runs from -1 to 1, so an eighth of it is 0.25.
         theta = torch.tensor([[[zoom, 0, 0.25 * shift_x], [0, zoom, 0.25 * shift_y]]])
         where = functional.affine_grid(theta, [1, *x.shape], align_corners=False)

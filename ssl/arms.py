@@ -15,7 +15,7 @@ from rich.progress import Progress, track
 from threadpoolctl import threadpool_limits
 
 from winnow.data import folds
-from winnow.data.batches import UNLABELLED, Batch, TrainBatches
+from winnow.data.batches import UNLABELLED, Batch, TrainBatches, Variants
 from winnow.data.folds import Vectors
 from winnow.data.modality import Modality
 from winnow.ssl import train
@@ -153,6 +153,7 @@ def finetune(
     test: Batch,
     *,
     inverse_penalty: float,
+    variants: Variants,
     batch_size: int,
     steps: int,
     gradient_clip: float,
@@ -175,6 +176,7 @@ def finetune(
         rows: which of the rows that the arms label they are.
         test: the samples to score by.
         inverse_penalty: C of the logistic regression.
+        variants: what is drawn of a sample.
         batch_size: samples in a batch.
         steps: of each run.
         gradient_clip: norm above which gradients are cut.
@@ -190,7 +192,14 @@ def finetune(
         bar = progress.add_task("finetune", total=correct[..., 0].size)
         for place, seed in enumerate(seeds):
             drawn = TrainBatches(
-                numbered, modality, batch_size=batch_size, seed=seed, start=0, rank=0, ranks=1
+                numbered,
+                modality,
+                variants=variants,
+                batch_size=batch_size,
+                seed=seed,
+                start=0,
+                rank=0,
+                ranks=1,
             )
             batches = list(islice(drawn, steps))
             for row, arm in enumerate(arms):

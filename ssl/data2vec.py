@@ -24,12 +24,13 @@ from winnow.data.modality import Modality, Tokens
 from winnow.data.reading import Named
 from winnow.ssl import monitor
 from winnow.ssl.draws import Draws
+from winnow.ssl.instances import Instances, InstanceShape
 from winnow.ssl.masking import Masking
 from winnow.ssl.method import Method
 from winnow.ssl.predictors import Decoder, DecoderShape, Head, HeadShape
 from winnow.ssl.targets import Target
 from winnow.ssl.train import Optimization
-from winnow.ssl.trunk import Encoder, Shape, gather_tokens, pool
+from winnow.ssl.trunk import Encoded, Encoder, Shape, gather_tokens, pool
 
 SHAREABLE = ("frontend", "positions", "position_norm", "convolutions", "extra", "norm", "relative")
 
@@ -97,17 +98,22 @@ class Data2Vec(Method):
         masking: what the student does not see: blocks (ratio, adjust, block, inverse), spans (ratio,
             length) or rectangles (ratio, min_tokens, min_aspect).
         masks: views of a sample for each pass of the teacher.
+        complementary: every second mask hides what the one before it shows; of the first masks alone comes
+            what is left of a ratio.
         target: what is predicted.
         predictor: a decoder (layers, dim, kernel, groups, residual, out_layers, out_ratio, noise_std,
             dropout), or a head (layers, ratio).
         loss: what a wrong prediction costs.
+        instances: how views of one sample are recognised among all others; null: they are not asked to be.
         ema: how the teacher follows.
         optimization: learning rate and its schedule.
+        frontend_lr: factor of the learning rate of the frontend. The row of a rare word meets few batches,
+            and is slow to leave where it starts.
         seed: of masks and dropout.
 
     Raises:
-        ValueError: if `target.layers` or `ema.shared` ask for what the trunk does not have, or there is no
-            extra token to predict by.
+        ValueError: if `target.layers` or `ema.shared` ask for what the trunk does not have, there is no
+            extra token to predict by, or masks cannot be paired.
     """
 
     def __init__(
@@ -116,11 +122,14 @@ class Data2Vec(Method):
         shape: Shape,
         masking: Masking,
         masks: int,
+        complementary: bool,
         target: Target,
         predictor: DecoderShape | HeadShape,
         loss: Loss,
+        instances: InstanceShape | None,
         ema: Ema,
         optimization: Optimization,
+        frontend_lr: float,
         seed: int,
     ) -> None:
         super().__init__(optimization, seed)
@@ -130,6 +139,13 @@ class Data2Vec(Method):
             raise ValueError(f"ema.shared names {sorted(unknown)}; there are {', '.join(SHAREABLE)}")
         if loss.extra and not shape.extra_tokens:
             raise ValueError(f"loss.extra {loss.extra} needs shape.extra_tokens, of which there are 0")
+        if complementary and masks % 2:
+            raise ValueError(f"complementary masks come in pairs: masks must be even, not {masks}")
+        if complementary and instances and shape.positions != "none":
+            raise ValueError(
+                f"shape.positions must be none, not {shape.positions}: where masks are complementary, "
+                "the places that a view sees say which its partner is"
+            )
         self.student = Encoder(modality, shape)
         self.teacher = copy.deepcopy(self.student).requires_grad_(False)
         self.predictor: Decoder | Head
@@ -137,7 +153,9 @@ class Data2Vec(Method):
             self.predictor = Decoder(modality.grid, shape.dim, predictor)
         else:
             self.predictor = Head(shape.dim, predictor)
+        self.instances = None if instances is None else Instances(shape.dim, instances)
         self.grid, self.masking, self.masks = modality.grid, masking, masks
+        self.complementary, self.frontend_lr = complementary, frontend_lr
         self.make_target, self.cost = target, loss
         self.ema = ema
         self.train()
@@ -145,6 +163,12 @@ class Data2Vec(Method):
     @property
     def kept(self) -> Encoder:
         return self.student
+
+    def scales(self) -> dict[str, float]:
+        if self.frontend_lr == 1:
+            return {}
+        names = (name for name, _ in self.named_parameters() if name.startswith("student.frontend."))
+        return dict.fromkeys(names, self.frontend_lr)
 
     def target(self, x: Tensor) -> tuple[Float[Tensor, "batch token dim"], Tokens]:
         """Give the teacher's view of whole samples, and the tokens that the student starts from."""
@@ -159,12 +183,12 @@ class Data2Vec(Method):
         tokens: Tokens,
         mask: Bool[Tensor, "batch token"],
         draws: Draws,
-    ) -> tuple[Float[Tensor, "batch token dim"], Float[Tensor, "batch extra dim"]]:
-        """Predict the target at every place, and its mean, from the visible tokens alone."""
+    ) -> tuple[Float[Tensor, "batch token dim"], Encoded]:
+        """Predict the target at every place from the visible tokens alone, and give what those became."""
         if isinstance(self.predictor, Head):
             covered = torch.where(mask[..., None], self.predictor.cover, tokens.x)
             encoded = self.student.encode(Tokens(covered, tokens.valid))
-            return self.predictor(encoded.out), encoded.extra
+            return self.predictor(encoded.out), encoded
         located, visible = self.student.located(tokens), tokens.valid & ~mask
         x, seen, place = gather_tokens(self.student.surrounded(located.x, visible), visible)
         encoded = self.student.run(x, seen, place)
@@ -175,18 +199,33 @@ class Data2Vec(Method):
         there = place[..., None].expand_as(encoded.out)
         out = self.predictor.dropout(encoded.out)
         kept = torch.where(seen[..., None], out, canvas.gather(1, there))
-        return self.predictor(canvas.scatter(1, there, kept)), encoded.extra
+        return self.predictor(canvas.scatter(1, there, kept)), encoded
 
-    def spend(self, x: Tensor, draws: Draws) -> tuple[Float[Tensor, ""], Int[Tensor, ""]]:
-        """Give the cost of the hidden tokens, with what `Loss` adds to it, and the number of these tokens.
+    def hide(self, valid: Bool[Tensor, "batch token"], draws: Draws) -> Bool[Tensor, "batch token"]:
+        """Draw the masks of the views."""
+        mask = self.masking(valid, self.grid, draws)
+        if not self.complementary:
+            return mask
+        shown = valid[1::2] & ~mask[::2]
+        return torch.stack([mask[::2], shown], 1).flatten(0, 1)
+
+    def spend(
+        self, x: Tensor, draws: Draws, sample: Int[Tensor, " batch"] | None = None
+    ) -> tuple[Float[Tensor, ""], Int[Tensor, ""]]:
+        """Give the cost of the hidden tokens, with what is added to it, and the number of these tokens.
 
         A sample counts by its hidden tokens, in what is added too: all of it is one mean, over them.
+
+        Args:
+            x: samples.
+            draws: of their masks and noise.
+            sample: which one each is, to be told from the others; None: nothing is asked about that.
         """
         target, tokens = self.target(x)
         target = target.repeat_interleave(self.masks, 0)
         tokens = Tokens(*(t.repeat_interleave(self.masks, 0) for t in tokens))
-        mask = self.masking(tokens.valid, self.grid, draws)
-        prediction, extra = self.predict(tokens, mask, draws)
+        mask = self.hide(tokens.valid, draws)
+        prediction, encoded = self.predict(tokens, mask, draws)
         cost = self.cost(prediction, target)
         hidden = mask.sum(1)
         total = cost[mask].sum()
@@ -195,15 +234,35 @@ class Data2Vec(Method):
                 total + self.cost.visible * (hidden * pool(cost[..., None], tokens.valid & ~mask)[:, 0]).sum()
             )
         if self.cost.extra:
-            mean = pool(target, tokens.valid)[:, None].expand_as(extra)
-            total = total + self.cost.extra * (hidden * self.cost(extra, mean).mean(1)).sum()
+            mean = pool(target, tokens.valid)[:, None].expand_as(encoded.extra)
+            total = total + self.cost.extra * (hidden * self.cost(encoded.extra, mean).mean(1)).sum()
+        if self.instances is not None and sample is not None:
+            views = self.instances(self.student.pooled(encoded))
+            found = self._found(self.instances, views, sample.repeat_interleave(self.masks))
+            total = total + self.instances.shape.weight * (hidden * found).sum()
         return total, hidden.sum()
 
+    def _found(
+        self, instances: Instances, views: Float[Tensor, "view compared"], sample: Int[Tensor, " view"]
+    ) -> Float[Tensor, " view"]:
+        """Give what it costs to find a view's partners among those of all processes."""
+        own = torch.arange(len(views), device=views.device)
+        trainer = self._trainer
+        if trainer is None or trainer.world_size == 1:
+            return instances.cost(views, sample, views, sample, own)
+        among, samples = self.all_gather(views, sync_grads=True), self.all_gather(sample)
+        assert isinstance(among, Tensor) and isinstance(samples, Tensor)
+        own += trainer.global_rank * len(views)
+        return instances.cost(views, sample, among.flatten(0, 1), samples.flatten(), own)
+
     def _draws(self, batch: Batch, purpose: str) -> Draws:
-        return Draws([stream(self.seed, purpose, place) for place in batch.place.tolist()], self.masks)
+        # Variants of a sample share its generator, and take turns with it.
+        places = batch.place.unique_consecutive().tolist()
+        each = self.masks * (len(batch.x) // len(places))
+        return Draws([stream(self.seed, purpose, place) for place in places], each)
 
     def costs(self, batch: Batch) -> tuple[Float[Tensor, ""], Int[Tensor, ""]]:
-        return self.spend(batch.x, self._draws(batch, "mask"))
+        return self.spend(batch.x, self._draws(batch, "mask"), batch.place)
 
     def measures(self, batch: Batch) -> dict[str, tuple[Float[Tensor, ""], Int[Tensor, ""]]]:
         return {"loss": self.spend(batch.x, self._draws(batch, "val/mask"))}

@@ -29,7 +29,7 @@ import torch
 from jaxtyping import Bool, Int
 
 from winnow.data import store
-from winnow.data.batches import UNLABELLED, stack
+from winnow.data.batches import UNLABELLED, Variants, stack
 from winnow.data.modality import Modality
 from winnow.data.stage import BadInput, run
 from winnow.ssl import arms as experiment
@@ -64,6 +64,7 @@ class Finetuning:
         seeds: repetitions, each with another order, other variants and dropout.
         inverse_penalty: C of the logistic regression that the head starts as.
         steps: of each run.
+        variants: what is drawn of a sample.
         batch_size: samples in a batch.
         dropout: of the trunk while training.
         label_smoothing: probability that labels give to all classes alike [0–1].
@@ -75,6 +76,7 @@ class Finetuning:
     seeds: int
     inverse_penalty: float
     steps: int
+    variants: Variants
     batch_size: int
     dropout: float
     label_smoothing: float
@@ -236,6 +238,7 @@ def _finetune(
         reached,
         stack(modality, ingest, test, classes),
         inverse_penalty=settings.inverse_penalty,
+        variants=settings.variants,
         batch_size=settings.batch_size,
         steps=settings.steps,
         gradient_clip=settings.gradient_clip,

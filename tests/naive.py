@@ -154,10 +154,14 @@ def step(method: Any, x: Tensor, draws: Draws) -> Tensor:
     """Give the loss of a batch, with the draws of the whole batch in the order that the method makes them."""
     valid = method.student.frontend(x).valid
     masks = method.masking(valid.repeat_interleave(method.masks, 0), method.grid, draws)
+    if method.complementary:
+        for clone in range(1, len(masks), 2):
+            masks[clone] = ~masks[clone - 1] & valid[clone // method.masks]
     dim, covers = method.student.shape.dim, hasattr(method.predictor, "cover")
     if not covers:
         noise = method.predictor.shape.noise_std * draws.normal(masks.shape[1], dim)
     total, count = torch.zeros(()), 0
+    views: list[tuple[int, int, Tensor]] = []  # the sample of each, its hidden tokens, its vector
     for i in range(len(x)):
         here = valid[i].nonzero().flatten().tolist()
         shared = "frontend" in method.ema.shared
@@ -190,4 +194,17 @@ def step(method: Any, x: Tensor, draws: Draws) -> Tensor:
             if method.cost.extra:
                 row = row + method.cost.extra * sum(extra) / len(extra)
             total, count = total + len(hidden) * row, count + len(hidden)
+            if method.instances is not None:
+                vector = method.instances.project(torch.stack([out[at] for at in out if at >= 0]).mean(0))
+                views.append((i, len(hidden), vector / vector.norm()))
+    for number, (sample, hidden, vector) in enumerate(views):
+        others = [view for at, view in enumerate(views) if at != number]
+        shape = method.instances.shape
+        likeness = [(vector @ other / shape.temperature).exp() for _, _, other in others]
+        found = [
+            -(own / sum(likeness)).log()
+            for own, other in zip(likeness, others, strict=True)
+            if other[0] == sample
+        ]
+        total = total + shape.weight * hidden * sum(found) / len(found)
     return total / count

@@ -20,6 +20,7 @@ PRETRAIN: dict[str, Any] = {
         "shape": tiny_trunk.section(SHAPE),
         "masking": {"ratio": 0.5, "adjust": 0.1, "block": [3], "inverse": False},
         "masks": 2,
+        "complementary": False,
         "target": {"layers": 2, "tap": "feed_forward", "norm": "instance", "final_norm": "layer"},
         "predictor": {
             "layers": 1,
@@ -33,10 +34,12 @@ PRETRAIN: dict[str, Any] = {
             "dropout": 0.0,
         },
         "loss": {"beta": 0.0, "scale": "root", "visible": 0.5, "extra": 0.0},
+        "instances": None,
         "ema": {"start": 0.9, "end": 0.99, "ramp": 0.5, "shared": []},
         "optimization": OPTIMIZATION,
+        "frontend_lr": 1.0,
     },
-    "data": {"batch_size": 8, "streaming": None, "seed": 0},
+    "data": {"batch_size": 8, "streaming": None, "variants": {"number": 1, "strength": 1.0}, "seed": 0},
     "trainer": {
         "max_steps": 6,
         "val_check_interval": 3,
@@ -67,7 +70,7 @@ FINETUNE: dict[str, Any] = {
         "mixup": None,
         "optimization": OPTIMIZATION,
     },
-    "data": {"batch_size": 8, "streaming": None, "seed": 0},
+    "data": {"batch_size": 8, "streaming": None, "variants": {"number": 1, "strength": 1.0}, "seed": 0},
     "trainer": PRETRAIN["trainer"],
     "threads": 1,
 }

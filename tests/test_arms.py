@@ -6,7 +6,7 @@ import pytest
 import tiny
 import torch
 
-from winnow.data.batches import UNLABELLED, Batch
+from winnow.data.batches import UNLABELLED, Batch, Variants
 from winnow.ssl import arms, gains
 from winnow.ssl import model as models
 from winnow.ssl.arms import Arm
@@ -17,6 +17,7 @@ NUMBER = 300  # of samples to fine-tune on
 SETTINGS: dict[str, Any] = {"classes": CLASSES, "inverse_penalty": 3.0, "rows": 10_000, "seeds": range(4)}
 ROUGH: dict[str, Any] = {
     "inverse_penalty": 1.0,
+    "variants": Variants(number=1, strength=1.0),
     "batch_size": 8,
     "steps": 4,
     "gradient_clip": 1.0,

@@ -8,12 +8,15 @@ import torch
 from torch import Generator, Tensor
 
 from winnow.data import store
-from winnow.data.batches import Batch, SplitBatches, TrainBatches, cut, stack, stream
+from winnow.data.batches import Batch, SplitBatches, TrainBatches, Variants, cut, stack, stream
 from winnow.data.modality import Modality
 from winnow.data.store import read_classes
 from winnow.data.vision import Vision
 
 NUMBER = 10
+
+
+ONE = Variants(number=1, strength=1.0)
 
 
 class Plain(Vision):
@@ -23,7 +26,7 @@ class Plain(Vision):
         super().__init__(size=8, patch=4, channels=1)
         self.drawn = drawn
 
-    def transform(self, x: Tensor, generator: Generator) -> Tensor:
+    def transform(self, x: Tensor, generator: Generator, strength: float) -> Tensor:
         draw = torch.rand((), generator=generator)
         return draw if self.drawn else x
 
@@ -36,12 +39,14 @@ def batches(
     rank: int = 0,
     ranks: int = 1,
     drawn: bool = False,
+    variants: Variants = ONE,
 ) -> list[Batch]:
     """Take batches of ten numbered samples."""
     samples = Batch(torch.arange(NUMBER), torch.arange(NUMBER) + 100, torch.arange(NUMBER))
     stream_of = TrainBatches(
         samples,
         Plain(drawn),
+        variants=variants,
         batch_size=batch_size,
         seed=seed,
         start=start,
@@ -53,6 +58,16 @@ def batches(
 
 def numbers(taken: list[Batch]) -> list[int]:
     return torch.cat([batch.x for batch in taken]).tolist()
+
+
+def test_variants_of_a_sample_lie_side_by_side_and_differ() -> None:
+    two = batches(3, drawn=True, variants=Variants(number=2, strength=1.0))
+    for batch in two:
+        assert len(batch.x) == 8 and len(batch.x.unique()) == 8
+        assert torch.equal(batch.label[::2], batch.label[1::2])
+        assert torch.equal(batch.place[::2], batch.place[1::2]) and len(batch.place.unique()) == 4
+    alone = batches(3)
+    assert [batch.label[::2].tolist() for batch in two] == [batch.label.tolist() for batch in alone]
 
 
 def test_an_epoch_is_a_permutation_also_where_batches_reach_over_its_end() -> None:

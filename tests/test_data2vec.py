@@ -19,6 +19,7 @@ from winnow.data.batches import Batch
 from winnow.data.modality import Modality, Tokens
 from winnow.data.vision import Vision
 from winnow.ssl.data2vec import Data2Vec, Ema, Loss
+from winnow.ssl.instances import InstanceShape
 from winnow.ssl.masking import Blocks
 from winnow.ssl.predictors import Decoder, DecoderShape
 from winnow.ssl.targets import Target, instance_norm
@@ -27,6 +28,7 @@ from winnow.ssl.targets import Target, instance_norm
 pytestmark = pytest.mark.filterwarnings("ignore:.*LeafSpec:FutureWarning")
 EMA = Ema(start=0.5, end=0.9, ramp=0.5, shared=())
 TARGET = Target(layers=2, tap="feed_forward", norm="instance", final_norm="none")
+INSTANCES = InstanceShape(weight=0.7, temperature=0.2, layers=2, ratio=2.0, dim=8)
 LOSS = Loss(beta=0.0, scale="root", visible=0.0, extra=0.0)
 DECODER = DecoderShape(
     layers=2,
@@ -46,24 +48,29 @@ def blocks(modality: Modality, **changes: Any) -> Blocks:
     return replace(Blocks(ratio=0.5, adjust=0.1, block=around, inverse=False), **changes)
 
 
-def make(modality: Modality | None = None, dropout: float = 0.0, **changes: Any) -> Data2Vec:
+def make(
+    modality: Modality | None = None, dropout: float = 0.0, aged: bool = True, **changes: Any
+) -> Data2Vec:
     modality = modality or Vision(size=16, patch=4, channels=1)
     torch.manual_seed(0)
     settings: dict[str, Any] = {
         "shape": replace(SHAPE, layers=3, dropout=dropout, attention_dropout=dropout),
         "masking": blocks(modality),
         "masks": 3,
+        "complementary": False,
         "target": TARGET,
         "predictor": DECODER,
         "loss": LOSS,
+        "instances": None,
         "ema": EMA,
         "optimization": OPTIMIZATION,
+        "frontend_lr": 1.0,
         "seed": 0,
     }
     method = Data2Vec(modality, **{**settings, **changes})
     # A teacher of its own: as it is after some updates.
     with torch.no_grad():
-        for weight in method.teacher.parameters():
+        for weight in method.teacher.parameters() if aged else ():
             weight.add_(0.02 * torch.randn_like(weight))
     return method
 
@@ -78,7 +85,7 @@ def some_samples(modality: Modality, ingest: Path, number: int = 4) -> Tensor:
 
 
 def mean_loss(method: Data2Vec, x: Tensor, seed: int = 0) -> Tensor:
-    total, number = method.spend(x, draws(len(x), seed, method.masks))
+    total, number = method.spend(x, draws(len(x), seed, method.masks), torch.arange(len(x)))
     return total / number
 
 
@@ -191,9 +198,7 @@ def test_without_a_ramp_the_decay_is_at_its_end_from_the_first_update() -> None:
 def test_starts_as_the_student_and_learns_nothing_by_gradient() -> None:
     modality = Vision(size=16, patch=4, channels=1)
     method = make(modality)
-    fresh = Data2Vec(
-        modality, method.student.shape, method.masking, 1, TARGET, DECODER, LOSS, EMA, OPTIMIZATION, 0
-    )
+    fresh = make(modality, aged=False)
     for kept, live in zip(fresh.teacher.parameters(), fresh.student.parameters(), strict=True):
         assert torch.equal(kept, live) and kept is not live
     mean_loss(method, images()).backward()
@@ -289,6 +294,43 @@ def test_loss_and_gradients_equal_a_step_written_token_by_token(
         make(modality, masking=blocks(modality, ratio=0.6, inverse=inverse), loss=replace(LOSS, **changes)),
         some_samples(modality, ingested, 3),
     )
+
+
+@pytest.mark.parametrize("complementary", [False, True])
+def test_views_that_find_each_other_equal_a_step_written_token_by_token(
+    modality: Modality, ingested: Path, complementary: bool
+) -> None:
+    method = make(
+        modality,
+        shape=replace(SHAPE, layers=3, positions="none"),
+        masks=2,
+        complementary=complementary,
+        instances=INSTANCES,
+    )
+    assert_as_naive(method, some_samples(modality, ingested, 3))
+
+
+def test_complementary_masks_share_a_sample_between_two_views() -> None:
+    method = make(masks=4, complementary=True)
+    valid = torch.ones(12, 16, dtype=torch.bool)
+    valid[4:8, 9:] = False
+    mask = method.hide(valid, draws(3, 0, 4))
+    assert torch.equal(mask[::2] ^ mask[1::2], valid[::2]) and mask.any(1).all()
+    assert not torch.equal(mask[0], mask[2])
+
+
+def test_positions_would_give_complementary_views_away() -> None:
+    with pytest.raises(ValueError, match=r"shape\.positions must be none"):
+        make(masks=2, complementary=True, instances=INSTANCES)
+    with pytest.raises(ValueError, match="masks must be even, not 3"):
+        make(complementary=True)
+
+
+def test_the_frontend_may_learn_faster_than_the_rest() -> None:
+    method = make(frontend_lr=5.0)
+    faster = {name for name, factor in method.scales().items() if factor == 5}
+    assert faster == {f"student.frontend.{name}" for name, _ in method.student.frontend.named_parameters()}
+    assert not make().scales()
 
 
 @pytest.mark.parametrize("path", sorted(recipes.RECIPES.glob("*.yaml")), ids=lambda path: path.stem)

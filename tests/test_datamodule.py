@@ -8,11 +8,13 @@ from conftest import Kind
 from torch import Tensor
 
 from winnow.data import store
-from winnow.data.batches import UNLABELLED, stream
+from winnow.data.batches import UNLABELLED, Variants, stream
 from winnow.data.datamodule import Samples
 from winnow.data.modality import Modality, build
 from winnow.data.store import read_classes
 from winnow.data.streaming import Streaming
+
+ONE = Variants(number=1, strength=1.0)
 
 
 def samples(
@@ -22,7 +24,16 @@ def samples(
     labelled: bool = True,
     streaming: Streaming | None = None,
 ) -> Samples:
-    return Samples(modality, ingest, labels, batch_size=8, streaming=streaming, labelled=labelled, seed=0)
+    return Samples(
+        modality,
+        ingest,
+        labels,
+        batch_size=8,
+        streaming=streaming,
+        variants=ONE,
+        labelled=labelled,
+        seed=0,
+    )
 
 
 def test_a_split_is_its_samples_in_the_order_of_the_manifest(modality: Modality, ingested: Path) -> None:
@@ -64,7 +75,7 @@ def test_training_batches_hold_variants_of_training_samples_alone(modality: Moda
     labels = torch.cat([batch.label for batch in taken])[:number]
     assert torch.equal(labels.sort().values, train.label.sort().values)
     order = torch.randperm(number, generator=stream(0, "order", 0))
-    wanted = [modality.transform(train.x[i], stream(0, "variant", at)) for at, i in enumerate(order[:8])]
+    wanted = [modality.transform(train.x[i], stream(0, "variant", at), 1.0) for at, i in enumerate(order[:8])]
     assert torch.equal(taken[0].x, torch.stack(wanted))
 
 

@@ -56,7 +56,7 @@ def run(modality: Modality, ingest: Path, root: Path, **changed: Any) -> Path:
             "distillation": {"weight": 0.5, "temperature": 2.0, "label_smoothing": 0.1},
             "optimization": tiny_trunk.section(tiny_trunk.OPTIMIZATION),
         },
-        "data": {"batch_size": 16, "streaming": None, "seed": 0},
+        "data": {"batch_size": 16, "streaming": None, "variants": {"number": 1, "strength": 1.0}, "seed": 0},
         "trainer": {
             "max_steps": 4,
             "val_check_interval": 2,

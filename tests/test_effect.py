@@ -11,6 +11,7 @@ from test_probe import plant, split
 from tiny_trunk import OPTIMIZATION
 
 from winnow.data import store
+from winnow.data.batches import Variants
 from winnow.data.modality import Modality
 from winnow.data.stage import BadInput
 from winnow.ssl import effect
@@ -19,10 +20,11 @@ from winnow.ssl.effect import Finetuning, Probing
 from winnow.ssl.trunk import Encoder
 
 FILES = {"effect.json", "metrics.json", "accuracy.csv"}
+ONE = Variants(number=1, strength=1.0)
 SETTINGS: dict[str, Any] = {
     "probe": Probing(seeds=3, rows=1000, inverse_penalty=3.0),
     "finetune": Finetuning(
-        seeds=2, inverse_penalty=1.0, steps=2, batch_size=4, dropout=0.1, label_smoothing=0.1,
+        seeds=2, inverse_penalty=1.0, steps=2, variants=ONE, batch_size=4, dropout=0.1, label_smoothing=0.1,
         optimization=OPTIMIZATION, gradient_clip=1.0, accelerator="cpu",
     ),
     "seed": 0,

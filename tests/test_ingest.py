@@ -99,7 +99,7 @@ def test_transforms_keep_the_shape_and_depend_on_the_generator_alone(ingested: P
     for _, payload in list(store.payloads(ingested))[::9]:
         x = modality.load(payload)
         before = x.clone()
-        variants = [modality.transform(x, torch.Generator().manual_seed(s)) for s in (1, 1, 2, 3)]
+        variants = [modality.transform(x, torch.Generator().manual_seed(s), 1.0) for s in (1, 1, 2, 3)]
         assert torch.equal(x, before)
         assert all(v.shape == x.shape and v.dtype == x.dtype for v in variants)
         assert torch.equal(variants[0], variants[1])

@@ -237,7 +237,7 @@ def test_subwords_read_what_published_text_encoders_read(tmp_path: Path) -> None
     assert modality.load(b"the data of nobody").tolist() == [0, 4, 11, 7, 3, 2]
     assert modality.load(b"the data of a word in a model").tolist() == [0, 4, 11, 7, 5, 2]
     assert modality.load(b"word").tolist() == [0, 6, 2, 1, 1, 1]
-    variant = modality.transform(modality.load(b"word"), torch.Generator().manual_seed(0))
+    variant = modality.transform(modality.load(b"word"), torch.Generator().manual_seed(0), 1.0)
     assert variant.tolist()[0] == 0 and 2 in variant.tolist()
     valid = modality.frontend(8)(modality.load(b"word")[None]).valid
     assert valid.tolist() == [[True] * 3 + [False] * 3]

@@ -61,7 +61,9 @@ def test_a_section_rebuilds_an_equal_modality(modality: Modality, ingested: Path
         assert section["init_args"][name] == value
     _, payload = next(iter(store.payloads(ingested)))
     assert torch.equal(again.load(payload), modality.load(payload))
-    one, two = (m.transform(m.load(payload), torch.Generator().manual_seed(0)) for m in (modality, again))
+    one, two = (
+        m.transform(m.load(payload), torch.Generator().manual_seed(0), 1.0) for m in (modality, again)
+    )
     assert torch.equal(one, two)
 
 

@@ -23,7 +23,7 @@ TEACHING: dict[str, Any] = {
     "optimization": tiny_trunk.section(tiny_trunk.OPTIMIZATION, hold=0.5),
 }
 RUN: dict[str, Any] = {
-    "data": {"batch_size": 16, "streaming": None, "seed": 0},
+    "data": {"batch_size": 16, "streaming": None, "variants": {"number": 1, "strength": 1.0}, "seed": 0},
     "trainer": {
         "max_steps": 8,
         "val_check_interval": 8,

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from winnow.data.modality import Reject
-from winnow.data.speech import Speech, Waveform
+from winnow.data.speech import _NOT_ZERO, Speech, Waveform
 
 SPEECH = Speech(sample_rate_hz=8000, seconds=0.5, mels=16, frames_per_token=5)
 SOUND = tone(300, 0.3)
@@ -126,11 +126,30 @@ def test_transform_keeps_padding_zero_and_frames_real():
     x = loaded(SOUND)
     generator = torch.Generator().manual_seed(0)
     for _ in range(50):
-        variant = SPEECH.transform(x, generator)
+        variant = SPEECH.transform(x, generator, 1.0)
         real = (variant != 0).any(dim=1)
         count = int(real.sum())
         assert variant.shape == x.shape and not torch.equal(variant, x)
-        assert 0.9 * 31 - 1 <= count <= 31 and real[:count].all()
+        assert 0.9 * 0.9 * 31 - 1 <= count <= 1.11 * 31 and real[:count].all()
+
+
+def test_a_variant_speaks_faster_or_slower_with_another_vocal_tract():
+    x = torch.zeros(SPEECH.frames, SPEECH.mels)
+    x[:30] = _NOT_ZERO
+    x[10:20, 8] = 5.0  # a tone, from a third to two thirds
+    ends, places = [], []
+    for seed in range(40):
+        variant = SPEECH.transform(x, torch.Generator().manual_seed(seed), 2.0)
+        strong = variant - variant.median(dim=1, keepdim=True).values
+        ends.append(int((variant != 0).any(1).sum()))
+        places.append(int(strong.sum(0).argmax()))
+    assert min(ends) < 27 and max(ends) > 32
+    assert min(places) < 8 < max(places)
+
+
+def test_at_no_strength_a_variant_is_the_recording():
+    x = loaded(SOUND)
+    assert torch.allclose(SPEECH.transform(x, torch.Generator().manual_seed(0), 0.0), x, atol=1e-5)
 
 
 def test_frames_are_stacked_in_order():
@@ -219,7 +238,7 @@ def test_tokens_of_a_waveform_end_where_the_recording_ends():
 
 def test_a_variant_of_a_waveform_is_another_start_and_tilt_of_the_same():
     x = WAVEFORM.load(WAVEFORM.decode(wav(SOUND)).payload)
-    one, same, other = (WAVEFORM.transform(x, torch.Generator().manual_seed(s)) for s in (1, 1, 2))
+    one, same, other = (WAVEFORM.transform(x, torch.Generator().manual_seed(s), 1.0) for s in (1, 1, 2))
     assert torch.equal(one, same) and not torch.equal(one, other)
     left = int((one != 0).nonzero().max()) + 1
     assert 0.9 * len(SOUND) <= left <= len(SOUND) and not one[left:].any()

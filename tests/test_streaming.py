@@ -9,12 +9,15 @@ import torch
 from torch.utils.data import DataLoader
 
 from winnow.data import shards, store
-from winnow.data.batches import UNLABELLED, Batch, stack
+from winnow.data.batches import UNLABELLED, Batch, Variants, stack
 from winnow.data.modality import Modality
 from winnow.data.store import read_classes
 from winnow.data.streaming import Stored, Streaming, TrainStream
 
 NUMBER, SIZE = 53, 4
+
+
+ONE = Variants(number=1, strength=1.0)
 
 
 @pytest.fixture(scope="module")
@@ -42,7 +45,14 @@ def loader(
 ) -> DataLoader[Batch]:
     streaming = Streaming(workers=workers, buffer=6)
     batches = TrainStream(
-        stored, streaming=streaming, batch_size=SIZE, seed=seed, start=start, rank=rank, ranks=ranks
+        stored,
+        streaming=streaming,
+        variants=ONE,
+        batch_size=SIZE,
+        seed=seed,
+        start=start,
+        rank=rank,
+        ranks=ranks,
     )
     return DataLoader(batches, batch_size=None, num_workers=workers)
 

@@ -90,7 +90,7 @@ def test_transform_leaves_out_a_tenth_and_keeps_the_order():
     generator = torch.Generator().manual_seed(0)
     kept = []
     for _ in range(50):
-        variant = text.transform(x, generator)
+        variant = text.transform(x, generator, 1.0)
         rest = variant[variant != 0].tolist()
         kept.append(len(rest) / len(full))
         left = iter(full)

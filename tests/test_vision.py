@@ -206,7 +206,7 @@ def test_transform_mirrors_nothing():
     x = torch.linspace(-1, 1, 16).expand(1, 16, 16)
     generator = torch.Generator().manual_seed(0)
     for _ in range(50):
-        variant = GREY.transform(x, generator)
+        variant = GREY.transform(x, generator, 1.0)
         assert variant[..., -1].mean() > variant[..., 0].mean()
 
 
