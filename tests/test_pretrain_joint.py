@@ -1,6 +1,7 @@
 """The stage that trains one trunk for the three modalities."""
 
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -143,9 +144,18 @@ def test_later_stages_take_them_as_any_encoder(data: Path, whole: Path, tmp_path
     assert models.load_classifier(classifier).encoder.shape == models.load_encoder(encoder).shape
 
 
-def test_two_runs_leave_the_same_bytes(data: Path, whole: Path, tmp_path: Path) -> None:
+def test_the_stage_reads_params_yaml_and_leaves_the_same_bytes_again(
+    data: Path, whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "params.yaml").write_text(yaml.safe_dump({**SECTIONS, "pretrain_joint": SETTINGS}))
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("sys.argv", ["pretrain_joint", str(data), "out/joint"])
     torch.manual_seed(12345)  # whatever happened before
-    assert_same_files(whole / "joint", run(data, tmp_path))
+    before = signal.getsignal(signal.SIGTERM)
+    stage.run(pretrain_joint.main)
+    signal.signal(signal.SIGTERM, before)
+    assert_same_files(whole / "joint", tmp_path / "out/joint")
+    assert (tmp_path / "logs/pretrain_joint/config.yaml").exists()
 
 
 def again(patch: pytest.MonkeyPatch, whole: Path, root: Path, *words: Any, **changes: Any) -> Path:
@@ -194,7 +204,7 @@ def test_two_processes_train_as_one_with_twice_the_batch(
     (tmp_path / "config.yaml").write_text(yaml.safe_dump(changed(yaml.safe_load(config), **two)))
     words = [sys.executable, "-m", "winnow.ssl.pretrain_joint", "fit", "--config", "config.yaml"]
     env = {**os.environ, "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(words, cwd=tmp_path, env=env, capture_output=True, text=True, timeout=120)
+    done = subprocess.run(words, cwd=tmp_path, env=env, capture_output=True, text=True, timeout=240)
     assert done.returncode == 0, done.stderr
     other = runs.read(tmp_path / "two/checkpoints/last.ckpt")
     assert one["global_step"] == other["global_step"] == 4
