@@ -142,7 +142,7 @@ def compare(params: dict[str, Any], root: Path, steps: int, seeds: int, rows: in
                     right.setdefault((name, network), []).append(correct(networks[network], asked))
     alone, together = np.mean(took, 0)
     print(f"\n{steps} steps of each modality, {seeds} seed(s); seconds a seed: {alone:.0f}, {together:.0f}.")
-    print("Accuracy of a linear probe, %: mean over seeds (lowest to highest). Differences of these means, in")
+    print("Accuracy of a linear probe, %: mean over seeds (lowest to highest). Differences of the means, in")
     print("points, with a 95 % interval over test samples.\n")
     print("| | test samples | untrained | single | joint | joint − single | joint − untrained |")
     print("|---|---|---|---|---|---|---|")
