@@ -26,23 +26,24 @@ _RATIOS = {
 }
 
 
-def main(modality: str, root: Path, out: Path, *, rounds: list[int]) -> None:
+def main(modality: str, root: Path, encoder: Path, out: Path, *, rounds: list[int]) -> None:
     """Report what became of the encoder: how good, how small, how fast, and how it got there.
 
     Args:
         modality: names the section of params.yaml; what it is stands in `kind.json`.
         root: folder that holds the stages' folders, from `ingest` to `evaluate`, and `probe@r`.
+        encoder: folder that pretraining left, of the encoder that they used.
         out: folder for `card.html` and `card.json`.
         rounds: numbers of the rounds that were probed, besides 0.
     """
-    card = page.rounded(gather(root, rounds))
+    card = page.rounded(gather(root, encoder, rounds))
     store.write_json(out / "card.json", card)
     (out / "card.html").write_text(render(card), encoding="utf-8")
     small = card["models"][-1]
     _log.info("%s is %.1f times smaller than the teacher", small["name"], small["ratio"])
 
 
-def gather(root: Path, rounds: Sequence[int]) -> dict[str, Any]:
+def gather(root: Path, encoder: Path, rounds: Sequence[int]) -> dict[str, Any]:
     """Collect all that the report says, as JSON."""
     evaluated = root / "evaluate"
     metrics = store.read_json(evaluated / "metrics.json")
@@ -62,7 +63,7 @@ def gather(root: Path, rounds: Sequence[int]) -> dict[str, Any]:
         "pretraining_gains": probes.against_baselines(probed[-1]["measured"]),
         "finetune": store.read_json(root / "finetune" / "metrics.json"),
         "curves": {
-            "pretrain": curves(root / "pretrain" / "history.csv", PRETRAIN),
+            "pretrain": curves(encoder / "history.csv", PRETRAIN),
             "prune": curves(root / "prune" / "history.csv", PRUNE),
         },
     }

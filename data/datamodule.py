@@ -73,7 +73,12 @@ class Samples(lightning.LightningDataModule):
 
     def train_dataloader(self) -> DataLoader[Batch]:
         trainer = self.trainer
-        taken = 0 if trainer is None else trainer.global_step * trainer.accumulate_grad_batches
+        return self.train_batches(
+            0 if trainer is None else trainer.global_step * trainer.accumulate_grad_batches
+        )
+
+    def train_batches(self, taken: int) -> DataLoader[Batch]:
+        """Give the batches to train on that follow the first so many."""
         batches: TrainBatches | TrainStream
         if self._streaming:
             streaming, stored = self._streaming, self._stored("train")

@@ -34,6 +34,7 @@ SHORTHANDS = {
     "hf": ("winnow.data.sources.huggingface.HuggingFace", "dataset"),
     "webdataset": ("winnow.data.sources.tar_shards.WebDataset", "shards"),
 }
+FILLED = {"logs", "sections"}  # keywords of a stage's main that are no keys of its section
 LAST_LINES = 15  # of the log, sent along with the news of a failure
 # Where torchrun, Lightning and SLURM say which of several processes this is: of the first, nothing but 0.
 RANKS = ("RANK", "LOCAL_RANK", "NODE_RANK", "SLURM_PROCID")
@@ -60,9 +61,10 @@ def run(main: Callable[..., str | None]) -> None:
     `main`'s signature is the schema. Positional parameters are the modality, if the first is named
     so, and paths, of which the last is the output; the command line fills them. A modality annotated
     `str` stays a name: a stage that asks no more of it starts without torch. Keyword-only
-    parameters are the keys of the stage's section in params.yaml, all of them, no other; `logs`
-    alone is filled here, with a folder for what a person may watch. If `main` returns a text, it is
-    the headline of the whole pipeline's end, and is sent as an alert.
+    parameters are the keys of the stage's section in params.yaml, all of them, no other; but `logs`
+    is filled here with a folder for what a person may watch, and `sections`, for a stage that several
+    modalities share, with all of params.yaml. If `main` returns a text, it is the headline of the
+    whole pipeline's end, and is sent as an alert.
 
     Raises:
         SystemExit: with a message if a parameter, a path or the input is wrong.
@@ -83,9 +85,10 @@ def run(main: Callable[..., str | None]) -> None:
     signal.signal(signal.SIGTERM, _terminated)
 
     try:
-        keywords = _section(main, name, modality, positional)
-        if "logs" in parameters:
-            keywords["logs"] = Path("logs", *([modality] if modality else []), name)
+        params = _params()
+        keywords = _section(params, main, name, modality, positional)
+        filled = {"logs": Path("logs", *([modality] if modality else []), name), "sections": params}
+        keywords |= {key: filled[key] for key in FILLED & parameters.keys()}
         paths = {key: Path(argv[key]) for key in positional if key != "modality"}
         for key, path in paths.items():
             if key != "out" and not path.exists():
@@ -110,7 +113,7 @@ def _arguments(main: Callable[..., Any], name: str, positional: list[str]) -> di
         prog=f"python -m {inspect.getmodule(main).__spec__.name}",  # type: ignore[union-attr]
         description=doc,
         epilog=f"The numbers stand in {PARAMS}, section <modality>.{name}: "
-        + ", ".join(k for k in inspect.signature(main).parameters if k not in (*positional, "logs")),
+        + ", ".join(k for k in inspect.signature(main).parameters if k not in {*positional, *FILLED}),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     for key in positional:
@@ -118,13 +121,20 @@ def _arguments(main: Callable[..., Any], name: str, positional: list[str]) -> di
     return vars(parser.parse_args())
 
 
-def _section(
-    main: Callable[..., Any], name: str, modality: str | None, positional: list[str]
-) -> dict[str, Any]:
-    """Check the stage's section against `main`'s annotations and make its objects."""
+def _params() -> dict[str, Any]:
     if not PARAMS.exists():
         raise BadInput(f"no {PARAMS} in {Path.cwd()}: start stages in the project's root")
-    params = yaml.safe_load(PARAMS.read_text(encoding="utf-8"))
+    return yaml.safe_load(PARAMS.read_text(encoding="utf-8"))
+
+
+def _section(
+    params: dict[str, Any],
+    main: Callable[..., Any],
+    name: str,
+    modality: str | None,
+    positional: list[str],
+) -> dict[str, Any]:
+    """Check the stage's section against `main`'s annotations and make its objects."""
     where = name if modality is None else f"{modality}.{name}"
     if modality is not None and modality not in params:
         raise BadInput(f"{PARAMS} has no section {modality!r}; it has {sorted(params)}")
@@ -136,7 +146,7 @@ def _section(
 
     parser = ArgumentParser(exit_on_error=False)
     paths = {key for key in positional if key != "modality"}
-    known = set(inspect.signature(main).parameters) - paths - {"logs"}
+    known = set(inspect.signature(main).parameters) - paths - FILLED
     for key in given:
         if key not in known:
             raise BadInput(f"{PARAMS}: {where}: unknown key {key!r}; known: {sorted(known)}")

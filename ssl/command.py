@@ -1,8 +1,9 @@
 """The command line of training: LightningCLI, with plain checkpoints, and predictions that go to disk."""
 
 import inspect
+from operator import attrgetter
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import lightning
 from lightning.pytorch.callbacks import Callback, Checkpoint
@@ -10,18 +11,31 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.utilities.model_helpers import is_overridden
 
 from winnow.data.datamodule import Samples
-from winnow.ssl import model as models
 from winnow.ssl.prediction import PredictionWriter
 
 _STEP_OF = {"validate": "validation_step", "test": "test_step", "predict": "predict_step"}
 WORDS = {"fit", *_STEP_OF, "-h", "--help", "--print_config"}
 
 
+class Trainable(lightning.LightningModule):
+    """What the command line asks of a method, beside what Lightning does.
+
+    Attributes:
+        samples: its data module.
+    """
+
+    samples: ClassVar[type[lightning.LightningDataModule]] = Samples
+
+    def save(self, out: Path) -> None:
+        """Write what the training is for into a folder, as stages read it."""
+        raise NotImplementedError
+
+
 class Cli(LightningCLI):
-    """LightningCLI, whose data module makes the modality and hands it to the method.
+    """LightningCLI, whose data module makes the modalities and hands them to the method.
 
     Args:
-        method: the LightningModule; it need not do all that Lightning knows.
+        method: it need not do all that Lightning knows.
         defaults: of Lightning's `Trainer`.
         callbacks: objects, beside those that a config describes.
         **keywords: of LightningCLI.
@@ -29,7 +43,7 @@ class Cli(LightningCLI):
 
     def __init__(
         self,
-        method: type[lightning.LightningModule],
+        method: type[Trainable],
         *,
         defaults: dict[str, Any],
         callbacks: tuple[Callback, ...],
@@ -37,14 +51,13 @@ class Cli(LightningCLI):
     ) -> None:
         self._method, self._method_parameters = method, set(inspect.signature(method).parameters)
         self._defaults, self._callbacks = defaults, callbacks
-        super().__init__(method, Samples, **keywords)
+        super().__init__(method, method.samples, **keywords)
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         parser.set_defaults({f"trainer.{name}": value for name, value in self._defaults.items()})
-        parser.link_arguments("data", "model.modality", lambda data: data.modality, apply_on="instantiate")
         parser.link_arguments("data.seed", "model.seed")
-        if "classes" in self._method_parameters:
-            parser.link_arguments("data.classes", "model.classes", apply_on="instantiate")
+        for name in sorted({"modality", "modalities", "classes"} & self._method_parameters):
+            parser.link_arguments("data", f"model.{name}", attrgetter(name), apply_on="instantiate")
 
     def instantiate_trainer(self, **keywords: Any) -> lightning.Trainer:
         trainer = super().instantiate_trainer(**keywords)
@@ -84,7 +97,7 @@ class Cli(LightningCLI):
         if self.trainer.is_global_zero:
             out = Path(logs or self.trainer.default_root_dir) / "model"
             out.mkdir(parents=True, exist_ok=True)
-            models.save(self.model.kept, out)
+            self.model.save(out)
 
     def _parse_ckpt_path(self) -> None:
         """Look for no arguments in a checkpoint: it holds none, and Lightning would unpickle it."""

@@ -10,6 +10,7 @@ Paper: data2vec 2.0 (Baevski et al. 2022, arXiv 2212.07525), sections 3.1 to 3.3
 """
 
 import copy
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -281,19 +282,15 @@ class Data2Vec(Method):
         self.teacher.eval()  # a target without dropout
         return self
 
-    @torch.no_grad()
+    def followed(self) -> Iterator[tuple[Tensor, Tensor, bool]]:
+        """Give each weight of the teacher, the student's, and whether the teacher is the student there."""
+        named = zip(self.teacher.named_parameters(), self.student.parameters(), strict=True)
+        for (name, kept), live in named:
+            yield kept, live, name.split(".")[0] in self.ema.shared
+
     def update_teacher(self, decay: float) -> None:
         """Move the teacher towards the student: teacher = decay * teacher + (1 - decay) * student."""
-        pairs: dict[bool, tuple[list[Tensor], list[Tensor]]] = {True: ([], []), False: ([], [])}
-        for (name, kept), live in zip(
-            self.teacher.named_parameters(), self.student.parameters(), strict=True
-        ):
-            teachers, students = pairs[name.split(".")[0] in self.ema.shared]
-            teachers.append(kept)
-            students.append(live)
-        for is_shared, (teachers, students) in pairs.items():
-            if teachers:
-                get_ema_multi_avg_fn(0.0 if is_shared else decay)(teachers, students, None)
+        follow(self.followed(), decay)
 
     @torch.no_grad()
     def diagnose(self, x: Tensor) -> dict[str, float]:
@@ -309,3 +306,16 @@ class Data2Vec(Method):
             "embedding_std": monitor.embedding_std(pooled),
             "effective_rank": monitor.effective_rank(pooled),
         }
+
+
+@torch.no_grad()
+def follow(weights: Iterable[tuple[Tensor, Tensor, bool]], decay: float) -> None:
+    """Move weights of a teacher towards those of a student, all the way where they are to be equal."""
+    pairs: dict[bool, tuple[list[Tensor], list[Tensor]]] = {True: ([], []), False: ([], [])}
+    for kept, live, is_shared in weights:
+        teachers, students = pairs[is_shared]
+        teachers.append(kept)
+        students.append(live)
+    for is_shared, (teachers, students) in pairs.items():
+        if teachers:
+            get_ema_multi_avg_fn(0.0 if is_shared else decay)(teachers, students, None)

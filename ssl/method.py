@@ -2,20 +2,22 @@
 
 from collections.abc import Mapping
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
-import lightning
 import torch
 from jaxtyping import Float, Shaped
 from torch import Tensor
 
 from winnow.data.batches import Batch, seed_of
+from winnow.ssl import model as models
+from winnow.ssl.command import Trainable
 from winnow.ssl.model import Classifier
 from winnow.ssl.train import Optimization, optimizers
 from winnow.ssl.trunk import Encoder
 
 
-class Method(lightning.LightningModule):
+class Method(Trainable):
     """Trains by the mean cost over all batches of an update: those of all processes, and all accumulated.
 
     What the cost is a mean over (hidden tokens, labelled samples) may be more in one batch than in another.
@@ -41,6 +43,9 @@ class Method(lightning.LightningModule):
     def kept(self) -> Encoder | Classifier:
         """The network that the training is for."""
         raise NotImplementedError
+
+    def save(self, out: Path) -> None:
+        models.save(self.kept, out)
 
     def costs(self, batch: Batch) -> tuple[Float[Tensor, ""], Shaped[Tensor, ""]]:
         """Give the sum of what a batch costs, and over how many that is to be averaged."""
@@ -87,7 +92,11 @@ class Method(lightning.LightningModule):
             for weight in group["params"]:
                 if weight.grad is not None:
                     weight.grad.mul_(size / number)
-        self.log("loss", total / number, prog_bar=True)
+        self.report(total / number)
+
+    def report(self, loss: Float[Tensor, ""]) -> None:
+        """Log what an update cost."""
+        self.log("loss", loss, prog_bar=True)
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         self.measure(batch)

@@ -95,10 +95,16 @@ class CollapseMonitor(Callback):
         self.bad, self.alarmed = 0, False
         self._held_out: Tensor | None = None
 
+    prefix = ""  # of the names of what is logged
+
+    def subject(self, trainer: lightning.Trainer, module: Any) -> tuple[Any, Any]:
+        """Give the method and the data module that are watched."""
+        return module, trainer.datamodule  # type: ignore[attr-defined]
+
     def on_train_start(self, trainer: lightning.Trainer, module: Any) -> None:
         if not self.first:
             self.first = self._diagnose(trainer, module)
-            module.log_dict(self.first, sync_dist=True)  # equal everywhere
+            module.log_dict(self._named(self.first), sync_dist=True)  # equal everywhere
 
     def on_train_batch_end(
         self, trainer: lightning.Trainer, module: Any, outputs: Any, batch: Any, batch_idx: int
@@ -114,7 +120,7 @@ class CollapseMonitor(Callback):
         if trainer.global_step % self.every_steps and trainer.global_step != trainer.max_steps:
             return
         seen = self._diagnose(trainer, module)
-        module.log_dict(seen)
+        module.log_dict(self._named(seen))
         if trainer.global_step >= self.grace * trainer.max_steps:
             self.judge(seen, trainer.global_step)
 
@@ -131,7 +137,7 @@ class CollapseMonitor(Callback):
             return
         facts = ", ".join(f"{name} {seen[name]:.3g} < {floors[name]:.3g}" for name in low)
         news = (
-            f"representations collapse at step {step}: {facts}, {self.bad} times in a row. "
+            f"{self.prefix}representations collapse at step {step}: {facts}, {self.bad} times in a row. "
             "Raise ema.start, lower optimization.lr, lengthen optimization.warmup, or give it more "
             "steps to come out again; where sample_share is low, targets are a function of the "
             "position alone: raise ema.start first"
@@ -147,10 +153,13 @@ class CollapseMonitor(Callback):
         return self.floors["embedding_std"] * self.first.get("embedding_std", 0.0)
 
     def _diagnose(self, trainer: lightning.Trainer, module: Any) -> dict[str, float]:
+        method, data = self.subject(trainer, module)
         if self._held_out is None:
-            data: Any = trainer.datamodule  # type: ignore[attr-defined]
             self._held_out = next(data.batches("validation", self.samples)).x.to(module.device)
-        return module.diagnose(self._held_out)
+        return method.diagnose(self._held_out)
+
+    def _named(self, seen: dict[str, float]) -> dict[str, float]:
+        return {self.prefix + name: value for name, value in seen.items()}
 
     def state_dict(self) -> dict[str, Any]:
         return {"first": self.first, "bad": self.bad, "alarmed": self.alarmed}

@@ -122,13 +122,25 @@ class History(Callback):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.rows, self._latest = state_dict["rows"], state_dict["latest"]
 
+    def part(self, name: str) -> "History":
+        """Give what was logged of one of several, under names as if it were alone."""
+        part = History()
+        for step, row in self.rows.items():
+            split = {key: key.split("/") for key in row}
+            own = {
+                key: [word for word in words if word != name] for key, words in split.items() if name in words
+            }
+            if own:
+                part.rows[step] = {"/".join(words): row[key] for key, words in own.items()}
+        return part
+
     def write(self, path: Path) -> None:
         """Write one row per logged step, as CSV for `dvc plots`."""
         table = pd.DataFrame.from_dict(self.rows, orient="index").sort_index()
         table.rename_axis("step").to_csv(path, float_format="%.6g")
 
 
-Method = TypeVar("Method", bound=lightning.LightningModule)
+Method = TypeVar("Method", bound=command.Trainable)
 
 
 def fit(
@@ -144,9 +156,9 @@ def fit(
     """Train a method through LightningCLI and give it back, in evaluation mode, with its history.
 
     Args:
-        method: the LightningModule; its arguments are checked against `model`.
-        model: its section, less `modality`, `seed` and `classes`, which the data module gives.
-        data: arguments of `Samples`.
+        method: its arguments are checked against `model`.
+        model: its section, less `modality`, `modalities`, `seed` and `classes`, which the data module gives.
+        data: arguments of the method's data module.
         trainer: arguments of Lightning's `Trainer`.
         threads: of torch. The order of floating-point sums depends on it, so results do too.
         logs: folder for logs and checkpoints; what an earlier run left there is not read.
@@ -221,7 +233,7 @@ def briefly(
         trainer.fit(method, DataLoader(batches, batch_size=None))  # type: ignore[arg-type]
 
 
-def run(main: Callable[..., None], method: type[lightning.LightningModule]) -> None:
+def run(main: Callable[..., None], method: type[command.Trainable]) -> None:
     """Start a training stage: as LightningCLI if the first word is one of its, else as a stage."""
     if sys.argv[1:2] and sys.argv[1] in command.WORDS:
         settle()

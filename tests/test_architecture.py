@@ -4,17 +4,21 @@ import ast
 import importlib
 import inspect
 import re
+import shutil
 import subprocess
 import sys
 import tomllib
 from collections.abc import Iterator
 from graphlib import TopologicalSorter
 from pathlib import Path, PurePosixPath
+from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple
 
 import pytest
 import yaml
 from dvc.repo import Repo
+
+from winnow.data.stage import FILLED
 
 ROOT = Path(__file__).parent.parent
 FOLDERS = ("data", "ssl", "compress")  # each imports itself and what stands left of it
@@ -135,12 +139,28 @@ def read_step(stage: Any) -> Step:
     files = {str(dep.def_path) for dep in stage.deps if not hasattr(dep, "params")}
     params = {key for dep in stage.deps if hasattr(dep, "params") for key in dep.params}
     outs = {str(out.def_path) for out in stage.outs}
-    return Step(stage.addressing, BY_NAME[module], words, files, params, outs)
+    return Step(stage.name, BY_NAME[module], words, files, params, outs)
 
 
-# As DVC reads it, in a checkout without git too.
-PIPELINE = Repo(str(ROOT), config={"core": {"no_scm": True}}).index
+def read_pipeline(root: Path) -> Any:
+    """Read it as DVC does, in a checkout without git too."""
+    return Repo(str(root), config={"core": {"no_scm": True}}).index
+
+
+def read_optional_steps() -> list[Step]:
+    """Read the stages that are there when params.yaml switches them on."""
+    with TemporaryDirectory() as folder:
+        root = Path(folder)
+        (root / ".dvc").mkdir()
+        shutil.copy(ROOT / "dvc.yaml", root)
+        (root / "params.yaml").write_text(yaml.safe_dump({**PARAMS, "trunks": ["joint"]}))
+        known = {step.address for step in STEPS}
+        return [step for one in read_pipeline(root).stages if (step := read_step(one)).address not in known]
+
+
+PIPELINE = read_pipeline(ROOT)
 STEPS = [read_step(stage) for stage in PIPELINE.stages]
+OPTIONAL = read_optional_steps()
 
 
 def makes_its_modality(step: Step) -> bool:
@@ -154,7 +174,7 @@ def within(path: str, folder: str) -> bool:
 
 each_module = pytest.mark.parametrize("module", MODULES, ids=str)
 each_stage = pytest.mark.parametrize("module", STAGES.values(), ids=list(STAGES))
-each_step = pytest.mark.parametrize("step", STEPS, ids=lambda step: step.address)
+each_step = pytest.mark.parametrize("step", [*STEPS, *OPTIONAL], ids=lambda step: step.address)
 
 
 @each_module
@@ -261,8 +281,8 @@ def test_every_module_says_what_it_is_and_a_stage_by_an_arrow(module: Module) ->
 def test_stages_are_the_modules_that_run_main_and_the_names_in_dvc_yaml() -> None:
     written = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
     assert set(written) == set(STAGES)
-    assert {step.module for step in STEPS} == set(STAGES.values())
-    for step in STEPS:
+    assert {step.module for step in [*STEPS, *OPTIONAL]} == set(STAGES.values())
+    for step in [*STEPS, *OPTIONAL]:
         assert step.address.partition("@")[0] == step.module.name
 
 
@@ -272,11 +292,27 @@ def test_sections_are_stages_and_their_keys_are_mains_keywords(modality: str) ->
     with_modality = {step.module.name for step in STEPS if step.modality}
     assert set(sections) - {"modality"} == with_modality
     for name in with_modality:
-        stage = STAGES[name]
-        main = importlib.import_module(stage.dotted).main
-        parameters = inspect.signature(main).parameters.values()
-        keywords = {p.name for p in parameters if p.kind is p.KEYWORD_ONLY} - {"logs"}
-        assert set(sections[name]) == keywords, f"{modality}.{name}"
+        assert set(sections[name]) == main_keywords(name), f"{modality}.{name}"
+
+
+def main_keywords(name: str) -> set[str]:
+    main = importlib.import_module(STAGES[name].dotted).main
+    parameters = inspect.signature(main).parameters.values()
+    return {p.name for p in parameters if p.kind is p.KEYWORD_ONLY} - FILLED
+
+
+def test_what_all_modalities_share_is_off_and_complete() -> None:
+    assert [step.address for step in OPTIONAL] == ["pretrain_joint@joint"]
+    assert set(PARAMS["pretrain_joint"]) == main_keywords("pretrain_joint")
+    assert set(PARAMS["pretrain_joint"]["turns"]) == set(MODALITIES)
+
+
+def test_an_encoder_that_others_read_is_one_that_a_stage_writes() -> None:
+    assert list(PARAMS["encoders"]) == MODALITIES
+    written = {out for step in OPTIONAL for out in step.outs}
+    for modality in MODALITIES:
+        names = {"model.safetensors", "config.json", "history.csv", "metrics.json"}
+        assert {f"out/joint/{modality}/{name}" for name in names} <= written
 
 
 def test_every_modality_is_a_module_and_has_a_source_and_a_file_of_reviews() -> None:
@@ -303,8 +339,9 @@ def test_rounds_and_probes_and_reports_name_each_other() -> None:
 @each_step
 def test_deps_hold_every_module_that_is_imported_directly_or_not(step: Step) -> None:
     needed = {module.dependency for module in closure(step.module)}
-    if step.modality and makes_its_modality(step):
-        needed |= {module.dependency for module in closure(Module("data", step.modality))}
+    if makes_its_modality(step):
+        for modality in MODALITIES if step.modality is None else [step.modality]:
+            needed |= {module.dependency for module in closure(Module("data", modality))}
     if step.module.name == "ingest":  # whose source params.yaml names
         needed.add("data/sources")
     held = {dep for dep in step.deps if dep.endswith(".py") or dep in ROOMS}
@@ -326,6 +363,10 @@ def test_a_source_that_is_code_is_a_dependency_of_its_ingest(modality: str) -> N
 
 @each_step
 def test_a_stage_depends_on_its_own_section_and_no_other(step: Step) -> None:
+    if step.module.name == "pretrain_joint":  # of several modalities, with the settings of each
+        own = {f"{name}.{key}" for name in MODALITIES for key in ("modality", "pretrain")}
+        assert step.params == {"pretrain_joint", *own}
+        return
     expected = {step.module.name} if step.modality else set()
     if makes_its_modality(step):
         expected.add("modality")
@@ -337,7 +378,8 @@ def test_a_stage_writes_where_its_command_says(step: Step) -> None:
     assert step.outs
     assert [out for out in step.outs if not within(out, step.output)] == []
     name = step.output.removesuffix(".html").split("/")
-    if step.module.name not in {"report", "card", "index"}:  # these are gathered in out/report
+    # These are gathered in out/report, or belong to several modalities.
+    if step.module.name not in {"report", "card", "index", "pretrain_joint"}:
         assert name[:2] == ["out", step.modality]
         assert name[2].partition("@")[0] == step.module.name
 

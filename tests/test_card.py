@@ -16,7 +16,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def run(home: Path, out: Path) -> Path:
     out.mkdir(parents=True)
-    card.main("text", home, out, rounds=[1, 2])
+    card.main("text", home, home / "pretrain", out, rounds=[1, 2])
     return out
 
 

@@ -28,7 +28,13 @@ EXACT = {
     "trainer__val_check_interval": 2,
     "model__optimization__eps": 1e-4,
 }
-STILL = {"model__shape__dropout": 0.0, **EXACT}
+ALONE = {"model__shape__dropout": 0.0, **EXACT}
+# A sample is to be told from those of all processes.
+STILL = {
+    **ALONE,
+    "model__instances": {"weight": 1.0, "temperature": 0.2, "layers": 2, "ratio": 1.0, "dim": 8},
+    "data__variants": {"number": 2, "strength": 1.0},
+}
 
 
 @pytest.fixture(scope="session")
@@ -139,11 +145,16 @@ def test_a_run_leaves_beside_its_logs_the_network_that_stages_read(doubled: Path
         assert torch.equal(weight, state[f"student.{name}"])
 
 
-def test_accumulated_batches_pretrain_as_one_of_their_size(pretrained: Path, tmp_path: Path) -> None:
+def test_accumulated_batches_pretrain_as_one_of_their_size(
+    modality: Modality, ingested: Path, tmp_path: Path
+) -> None:
+    """But for instances, which are told from those of the same batch."""
+    whole = tmp_path / "whole"
+    run_pretrain(modality, ingested, whole, **ALONE)
     halves = {"data__batch_size": 4, "trainer__accumulate_grad_batches": 2}
     # Lightning counts batches, and not updates, between two validations and in each.
     halves |= {"trainer__val_check_interval": 4, "trainer__limit_val_batches": 4}
-    assert_close(checkpoint(pretrained), again(pretrained, tmp_path, "pretrain", **halves))
+    assert_close(checkpoint(whole), again(whole, tmp_path / "halves", "pretrain", **halves))
 
 
 @pytest.mark.parametrize(
