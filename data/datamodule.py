@@ -3,9 +3,10 @@
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
-from typing import TypedDict
+from typing import Literal, TypedDict
 
 import lightning
+import numpy as np
 import pandas as pd
 from torch.utils.data import DataLoader, IterableDataset
 
@@ -34,6 +35,11 @@ class Samples(lightning.LightningDataModule):
         variants: what is drawn of a sample to train on.
         labelled: take only samples that have a label.
         seed: of the order and of the variants.
+        targets: learn the targets that `ingest` kept in place of labels: as `transcripts`, which tell all of
+            a sample, as `numbers`, or as `sets` of labels; None: labels.
+
+    Attributes:
+        classes: what the label of a batch is the number of: the labels, or all different targets.
     """
 
     def __init__(
@@ -46,10 +52,14 @@ class Samples(lightning.LightningDataModule):
         variants: Variants,
         labelled: bool,
         seed: int,
+        targets: Literal["transcripts", "numbers", "sets"] | None = None,
     ) -> None:
         super().__init__()
         self.modality = modality
-        self.classes = store.read_classes(ingest)
+        self._targets = {} if targets is None else store.read_targets(ingest)
+        self._targets_are = targets
+        told = set(self._targets.values())
+        self.classes = sorted(told) if targets else store.read_classes(ingest)
         self._ingest, self._labels, self._labelled = ingest, labels, labelled
         self._batch_size, self._streaming, self._seed = batch_size, streaming, seed
         self._variants = variants
@@ -136,11 +146,49 @@ class Samples(lightning.LightningDataModule):
     def _table(self, split: str) -> pd.DataFrame:
         table = store.read_labels(self._labels, self._ingest)
         table = table[table["split"] == split]
+        if self._targets_are:
+            told = [self._targets.get(id_) for id_ in table["id"]]
+            table = table.assign(label=pd.Series(told, table.index, dtype=object))
+            self._check(set(table["id"][table["label"].notna()]))
         if self._labelled:
             table = table[table["label"].notna()]
         if table.empty:
             raise ValueError(f"{self._labels}: no usable sample in the {split} split")
         return table
+
+    def spread(self) -> tuple[float, float]:
+        """Give mean and standard deviation of the numbers to learn; 0 and 1 if there are none."""
+        if self._targets_are != "numbers":
+            return 0.0, 1.0
+        numbers = self._table("train")["label"].dropna().astype(float)
+        return float(numbers.mean()), float(numbers.std(ddof=0)) or 1.0
+
+    def _check(self, ids: set[str]) -> None:
+        """Look for targets that cannot be learned.
+
+        Raises:
+            ValueError: if a number is none, or a transcript is one of a sample that is cut.
+        """
+        manifest = store.read_table(self._ingest / "manifest.parquet")
+        manifest = manifest[manifest["id"].isin(ids)]
+        wrong, what = np.zeros(len(manifest), bool), ""
+        if self._targets_are == "numbers":
+            told = [self._targets[id_] for id_ in manifest["id"]]
+            wrong = ~np.isfinite(pd.to_numeric(pd.Series(told), errors="coerce").to_numpy(float))
+            what = "have a target that is no number"
+        elif self._targets_are == "transcripts":
+            measured = manifest.drop(columns=["id", "label", "split", "group", "source"]).to_dict("records")
+            wrong = np.array([self.modality.cuts(row) for row in measured], bool)
+            what = (
+                "are longer than what is read of them, and their transcripts tell more: let the modality "
+                "read more (speech: seconds), or leave them out"
+            )
+        if wrong.any():
+            first = manifest[wrong].iloc[0]
+            raise ValueError(
+                f"{wrong.sum()} of {len(wrong)} samples {what}; the first is {first['source']} with "
+                f"{self._targets[first['id']]!r}"
+            )
 
     def _share(self) -> _Share:
         trainer = self.trainer

@@ -51,7 +51,8 @@ def main(
     Args:
         modality: what kind of data it is.
         raw: the folder or file that holds it.
-        out: for kind, samples, descriptors, fingerprints, manifest, annotations, rejects, truth, metrics.
+        out: for kind, samples, descriptors, fingerprints, manifest, annotations, targets, rejects, truth,
+            metrics.
         source: how the data lies there.
         splits: shares for what the source puts in no split.
         min_class_size: labelled samples that a class needs; those of smaller ones are rejected.
@@ -65,14 +66,16 @@ def main(
         BadInput: if the source holds nothing, or too little that can be used.
     """
     tables = record_tables(_progress(source.records(raw, modality.suffixes), "reading"))
-    manifest, annotations, rejects = _store(mapped(partial(decode, modality), tables, engine, workers), out)
+    decoded = mapped(partial(decode, modality), tables, engine, workers)
+    manifest, annotations, targets, rejects = _store(decoded, out)
     inputs = len(manifest) + len(rejects)
     manifest, rejects = _drop_small_classes(manifest, rejects, min_class_size, out)
     assert len(manifest) + len(rejects) == inputs
     _refuse_too_many(rejects, inputs, max_rejects, raw)
 
     random = np.random.default_rng(seed)
-    manifest["split"] = assign_splits(manifest, splits, random)
+    targets = targets[targets["id"].isin(manifest["id"])]
+    manifest["split"] = assign_splits(_to_spread(manifest, targets), splits, random)
     truth = manifest[["id", "label"]].copy()
     manifest["label"] = plant_noise(manifest, label_noise, random)
 
@@ -82,6 +85,7 @@ def main(
     store.write_table(out / "truth.parquet", truth)
     of_kept = annotations["id"].isin(manifest["id"])
     store.write_table(out / "annotations.parquet", annotations[of_kept])
+    store.write_table(out / "targets.parquet", targets)
     metrics = _metrics(manifest, rejects, truth)
     store.write_json(out / "metrics.json", metrics)
     _log.info("%s", ", ".join(f"{name} {value:g}" for name, value in metrics.items()))
@@ -89,8 +93,10 @@ def main(
         _log.warning("rejected %s", reason)
 
 
-def _store(decoded: Iterable[pa.Table], out: Path) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:
-    """Write what was found of the records, and gather manifest, annotations and rejects."""
+def _store(
+    decoded: Iterable[pa.Table], out: Path
+) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame, pd.DataFrame]:
+    """Write what was found of the records, and gather manifest, annotations, targets and rejects."""
     ids: set[bytes] = set()
     rows: list[pa.Table] = []
     measures: list[pd.DataFrame] = []
@@ -110,12 +116,13 @@ def _store(decoded: Iterable[pa.Table], out: Path) -> tuple[pd.DataFrame, pd.Dat
             samples.extend(kept.select(["id", "payload"]))
             descriptors.extend(descriptors_of(kept))
             fingerprints.extend(kept.select(["id", "identity", "signature"]))
-            rows.append(kept.select(["id", *KEPT, "annotations"]))
+            rows.append(kept.select(["id", *KEPT, "annotations", "target"]))
             measures.append(pd.DataFrame([dict(row) for row in kept["measures"].to_pylist()], dtype=float))
     kept_ = pa.concat_tables(rows) if rows else None
     return (
         _frame(kept_, ["id", *KEPT]).join(pd.concat(measures, ignore_index=True) if rows else pd.DataFrame()),
         _annotations(kept_),
+        _frame(kept_, ["id", "target"]).dropna(),
         _frame(pa.concat_tables(rejects) if rejects else None, ["source", "reason"]),
     )
 
@@ -155,6 +162,12 @@ def _annotations(kept: pa.Table | None) -> pd.DataFrame:
         ]
     )
     return pd.DataFrame(said, columns=["id", "annotator", "label"], dtype=object)
+
+
+def _to_spread(manifest: pd.DataFrame, targets: pd.DataFrame) -> pd.DataFrame:
+    """Give samples that have a target and no label one class in common: splits need them as well."""
+    untold = manifest["label"].isna() & manifest["id"].isin(targets["id"])
+    return manifest.assign(label=manifest["label"].mask(untold, ""))
 
 
 def _drop_small_classes(

@@ -65,6 +65,13 @@ class Modality(abc.ABC):
         """
 
     @abc.abstractmethod
+    def cuts(self, measures: Mapping[str, float]) -> bool:
+        """Say whether a network sees only a part of a sample, of which `decode` measured this.
+
+        What was written about all of it would then be wrong.
+        """
+
+    @abc.abstractmethod
     def load(self, payload: bytes) -> Tensor:
         """Turn a payload into x, the tensor a batch is stacked from: one shape for all samples."""
 

@@ -4,6 +4,7 @@ import base64
 import hashlib
 import io
 import math
+from collections.abc import Mapping
 from typing import ClassVar, TypeVar, final
 
 import numpy as np
@@ -20,6 +21,7 @@ from winnow.data.modality import Decoded, Modality, Reject, Tokens
 
 _BANDS = 40  # of the spectrogram that describes a recording, where no network reads it
 _NOT_ZERO = 1e-6  # stands in for a 0 in a real frame: a frame of zeros means padding
+_LATEST_SECONDS = 0.1  # that a variant starts later: a tenth of a long recording would be words
 _PLAYABLE_BYTES = 100_000  # a preview carries a player up to this size
 
 
@@ -64,6 +66,9 @@ class _Recording(Modality):
         soundfile.write(payload, pcm, self.sample_rate_hz, format="FLAC", subtype="PCM_16")
         measures = {"channels": float(samples.shape[1]), **acoustics.measures(mono, rate)}
         return Decoded(payload.getvalue(), measures)
+
+    def cuts(self, measures: Mapping[str, float]) -> bool:
+        return measures["seconds"] > self.seconds
 
     def _log_mel(self, payload: bytes) -> Float32[Tensor, "frame mel"]:
         """Take the spectrogram of a whole recording, whatever its level and DC offset."""
@@ -162,7 +167,7 @@ class Speech(_Recording):
         real = x[_is_real(x)]
         late, level, tilt, band, tempo, tract = torch.rand(6, generator=generator).tolist()
         mild = min(strength, 1.0)
-        real = real[int(late * 0.1 * mild * len(real)) :]
+        real = real[int(late * mild * min(0.1 * len(real), _LATEST_SECONDS * FRAMES_PER_SECOND)) :]
         real = self._spoken(real, *(math.exp(0.1 * strength * (2 * u - 1)) for u in (tempo, tract)))
         slope = torch.linspace(-1, 1, self.mels)
         real = real + 0.2 * mild * ((2 * level - 1) + (2 * tilt - 1) * slope)
@@ -227,7 +232,7 @@ class Waveform(_Recording):
         real = x[: int(_real_samples(x[None]))]
         late, tilt = torch.rand(2, generator=generator).tolist()
         mild = min(strength, 1.0)
-        real = real[int(late * 0.1 * mild * len(real)) :]
+        real = real[int(late * mild * min(0.1 * len(real), _LATEST_SECONDS * self.sample_rate_hz)) :]
         real = real + 0.4 * mild * (tilt - 0.5) * functional.pad(real, (1, 0))[:-1]
         variant = torch.zeros_like(x)
         variant[: len(real)] = (real - real.mean()) / (real.var(correction=0) + 1e-7).sqrt()

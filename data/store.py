@@ -197,6 +197,22 @@ def read_classes(ingest: Path) -> list[str]:
     return sorted(labels.dropna().unique())
 
 
+def read_targets(ingest: Path) -> dict[str, str]:
+    """Read what is to be told of samples beyond a class, by id, in the order of the manifest.
+
+    Raises:
+        ValueError: if the source named none.
+    """
+    path = ingest / "targets.parquet"
+    table = read_table(path) if path.exists() else pd.DataFrame(columns=["id", "target"])
+    if table.empty:
+        raise ValueError(
+            f"{ingest} holds no targets: ingest.source names none, as a table's column 'target' "
+            "does; to predict, set data.targets to null"
+        )
+    return dict(zip(table["id"], table["target"], strict=True))
+
+
 def write_kind(ingest: Path, kind: Kind) -> None:
     """Write down what kind of data a folder of `ingest` holds."""
     write_json(ingest / "kind.json", kind._asdict())

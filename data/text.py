@@ -5,7 +5,7 @@ import html
 import re
 import unicodedata
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from itertools import islice
 from pathlib import Path
 from typing import ClassVar, final
@@ -59,6 +59,9 @@ class _Document(Modality):
             raise Reject("the text is empty")
         measures = hygiene.measures(text, self.languages)
         return Decoded(text.encode(), {**measures, "tokens": float(len(pieces))})
+
+    def cuts(self, measures: Mapping[str, float]) -> bool:
+        return measures["tokens"] > self.length
 
     def transform(self, x: Tensor, generator: Generator, strength: float) -> Tensor:
         """Leave out a tenth of the tokens, times the strength, but not the first, and close the gaps."""

@@ -5,6 +5,7 @@ import hashlib
 import io
 import math
 import warnings
+from collections.abc import Mapping
 from typing import ClassVar, final
 
 import numpy as np
@@ -66,6 +67,9 @@ class Vision(Modality):
         payload = io.BytesIO()
         canvas.save(payload, "PNG")
         return Decoded(payload.getvalue(), measures)
+
+    def cuts(self, measures: Mapping[str, float]) -> bool:
+        return measures["aspect_ratio"] < 1  # the middle square is kept
 
     def load(self, payload: bytes) -> Float32[Tensor, "channel height width"]:
         pixels = np.asarray(Image.open(io.BytesIO(payload)), dtype=np.float32)

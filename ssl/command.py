@@ -58,6 +58,11 @@ class Cli(LightningCLI):
         parser.link_arguments("data.seed", "model.seed")
         for name in sorted({"modality", "modalities", "classes"} & self._method_parameters):
             parser.link_arguments("data", f"model.{name}", attrgetter(name), apply_on="instantiate")
+        if "spread" in self._method_parameters:
+            parser.link_arguments("data", "model.spread", lambda data: data.spread(), apply_on="instantiate")
+        if "targets" in self._method_parameters:
+            parser.link_arguments("data.classes", "model.targets", apply_on="instantiate")
+            parser.set_defaults({"data.targets": self._method.reads})  # type: ignore[attr-defined]
 
     def instantiate_trainer(self, **keywords: Any) -> lightning.Trainer:
         trainer = super().instantiate_trainer(**keywords)

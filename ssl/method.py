@@ -10,11 +10,24 @@ from jaxtyping import Float, Shaped
 from torch import Tensor
 
 from winnow.data.batches import Batch, seed_of
+from winnow.data.modality import Modality
 from winnow.ssl import model as models
 from winnow.ssl.command import Trainable
-from winnow.ssl.model import Classifier
+from winnow.ssl.model import Model
 from winnow.ssl.train import Optimization, optimizers
-from winnow.ssl.trunk import Encoder
+from winnow.ssl.trunk import Encoder, set_dropout
+
+
+def start(encoder: Path, modality: Modality, dropout: float) -> Encoder:
+    """Load the encoder that a head is to stand on.
+
+    Raises:
+        ValueError: if it reads other samples.
+    """
+    trunk = models.load_encoder(encoder)
+    models.require_modality("encoder", trunk, modality)
+    set_dropout(trunk, dropout)
+    return trunk
 
 
 class Method(Trainable):
@@ -40,7 +53,7 @@ class Method(Trainable):
         self._measured: dict[str, list[Tensor]] = {}  # of each batch of a split that is scored
 
     @property
-    def kept(self) -> Encoder | Classifier:
+    def kept(self) -> Model:
         """The network that the training is for."""
         raise NotImplementedError
 
@@ -54,6 +67,10 @@ class Method(Trainable):
     def measures(self, batch: Batch) -> dict[str, tuple[Shaped[Tensor, ""], Shaped[Tensor, ""]]]:
         """Give what is reported of a batch that is scored, by name, always the same; each as in `costs`."""
         raise NotImplementedError
+
+    def summarize(self) -> Mapping[str, Float[Tensor, ""]]:
+        """Give scores of a split that are no mean over its batches, and forget what `measures` saw."""
+        return {}
 
     def scales(self) -> Mapping[str, float]:
         """Name the parameters that have a fraction of the learning rate only."""
@@ -119,6 +136,8 @@ class Method(Trainable):
             if number:
                 self.log(f"{split}/{name}", total / number, prog_bar=name == "accuracy", sync_dist=True)
         self._measured.clear()
+        for name, score in self.summarize().items():
+            self.log(f"{split}/{name}", score, sync_dist=True)
 
     def _sum(self, tallies: list[Tensor]) -> tuple[Tensor, ...]:
         """Add up over batches and processes."""

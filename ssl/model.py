@@ -1,4 +1,4 @@
-"""The networks that are kept: an encoder, or a classifier on it; save and load."""
+"""The networks that are kept: an encoder, or a classifier or another head on it; save and load."""
 
 import inspect
 import json
@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from winnow.data import modality as modalities
 from winnow.data import store
 from winnow.data.modality import Modality
+from winnow.ssl.heads import Recognizer, Regressor, Tagger
 from winnow.ssl.positions import ConvolutionShape
 from winnow.ssl.trunk import Encoder, Shape
 
@@ -28,6 +29,10 @@ class Classifier(nn.Module):
     def forward(self, x: Tensor) -> Float[Tensor, "batch class"]:
         encoded = self.encoder(x)
         return self.head(self.encoder.pooled(encoded))
+
+
+Model = Encoder | Classifier | Recognizer | Regressor | Tagger
+_HEADS = {kind.__name__: kind for kind in (Recognizer, Regressor, Tagger)}
 
 
 def section(modality: Modality) -> dict[str, Any]:
@@ -49,7 +54,7 @@ def require_modality(role: str, encoder: Encoder, modality: Modality) -> None:
         raise ValueError(f"the {role} reads {made_for}, not {given}: params.yaml's modality must be the same")
 
 
-def save(model: Encoder | Classifier, directory: Path, **notes: Any) -> None:
+def save(model: Model, directory: Path, **notes: Any) -> None:
     """Write `model.safetensors` and `config.json` into a folder.
 
     Args:
@@ -57,18 +62,20 @@ def save(model: Encoder | Classifier, directory: Path, **notes: Any) -> None:
         directory: an existing folder.
         **notes: what later stages should know besides (a sparsity pattern, say), as plain JSON.
     """
-    encoder = model.encoder if isinstance(model, Classifier) else model
+    encoder = model if isinstance(model, Encoder) else model.encoder
     config = {
         "modality": section(encoder.modality),
         "shape": asdict(encoder.shape),
-        "classes": model.classes if isinstance(model, Classifier) else None,
+        "classes": None if isinstance(model, Encoder) else model.classes,
         "notes": notes,
     }
+    if not isinstance(model, Encoder | Classifier):
+        config["head"] = {"kind": type(model).__name__, **model.arguments}
     save_file(model.state_dict(), directory / "model.safetensors")
     store.write_json(directory / "config.json", config)
 
 
-def load(directory: Path) -> Encoder | Classifier:
+def load(directory: Path) -> Model:
     """Read what `save` wrote, in evaluation mode.
 
     Raises:
@@ -76,9 +83,12 @@ def load(directory: Path) -> Encoder | Classifier:
         RuntimeError: if weights and architecture do not fit.
     """
     config = store.read_json(directory / "config.json")
-    model: Encoder | Classifier
+    model: Model
     model = encoder = Encoder(modalities.build(config["modality"]), _shape(**config["shape"]))
-    if config["classes"] is not None:
+    if "head" in config:
+        kind = _HEADS[config["head"].pop("kind")]
+        model = kind(encoder, config["classes"], **config["head"])
+    elif config["classes"] is not None:
         model = Classifier(encoder, config["classes"])
     model.load_state_dict(load_file(directory / "model.safetensors"))
     return model.eval()
@@ -92,18 +102,19 @@ def _shape(*, biases: list[str], convolutions: dict[str, int] | None, **plain: A
 def load_encoder(directory: Path) -> Encoder:
     """Read the trunk of whatever model a folder holds."""
     model = load(directory)
-    return model.encoder if isinstance(model, Classifier) else model
+    return model if isinstance(model, Encoder) else model.encoder
 
 
 def load_classifier(directory: Path) -> Classifier:
     """Read a classifier.
 
     Raises:
-        ValueError: if the folder holds an encoder without a head.
+        ValueError: if the folder holds an encoder without a head, or with another one.
     """
     model = load(directory)
     if not isinstance(model, Classifier):
-        raise ValueError(f"{directory} holds an encoder without a head; finetune makes one")
+        held = "an encoder without a head" if isinstance(model, Encoder) else f"a {type(model).__name__}"
+        raise ValueError(f"{directory} holds {held}; finetune makes a classifier")
     return model
 
 

@@ -70,4 +70,6 @@ def _column(rows: Tensor | list[str]) -> pa.Array:
     if isinstance(rows, list):
         return pa.array(rows, pa.string())
     numbers = rows.float().cpu().numpy()
+    if numbers.ndim == 1:
+        return pa.array(numbers)
     return pa.FixedSizeListArray.from_arrays(pa.array(numbers.ravel()), numbers.shape[1])

@@ -157,7 +157,8 @@ def fit(
 
     Args:
         method: its arguments are checked against `model`.
-        model: its section, less `modality`, `modalities`, `seed` and `classes`, which the data module gives.
+        model: its section, less `modality`, `modalities`, `seed`, and `classes` or `targets`, which the data
+            module gives.
         data: arguments of the method's data module.
         trainer: arguments of Lightning's `Trainer`.
         threads: of torch. The order of floating-point sums depends on it, so results do too.
@@ -233,15 +234,20 @@ def briefly(
         trainer.fit(method, DataLoader(batches, batch_size=None))  # type: ignore[arg-type]
 
 
+def command_line(method: type[command.Trainable]) -> None:
+    """Train, score or predict by the words of LightningCLI."""
+    settle()
+    command.Cli(
+        method,
+        defaults=command.companions(Path("logs") / method.__name__.lower()),
+        callbacks=(History(),),
+        save_config_kwargs={"overwrite": True},
+    )
+
+
 def run(main: Callable[..., None], method: type[command.Trainable]) -> None:
     """Start a training stage: as LightningCLI if the first word is one of its, else as a stage."""
     if sys.argv[1:2] and sys.argv[1] in command.WORDS:
-        settle()
-        command.Cli(
-            method,
-            defaults=command.companions(Path("logs") / method.__name__.lower()),
-            callbacks=(History(),),
-            save_config_kwargs={"overwrite": True},
-        )
+        command_line(method)
     else:
         stage.run(main)

@@ -22,7 +22,16 @@ from winnow.data.stage import FILLED
 
 ROOT = Path(__file__).parent.parent
 FOLDERS = ("data", "ssl", "compress")  # each imports itself and what stands left of it
-SOURCES = ("files", "tables", "tar_shards", "torch_vision", "torch_audio", "huggingface")
+SOURCES = (
+    "files",
+    "tables",
+    "tar_shards",
+    "torch_vision",
+    "torch_audio",
+    "huggingface",
+    "joined",
+    "sentences",
+)
 NAMED_IN_PARAMS = ("vision", "speech", "text", "starter", *SOURCES)
 VAGUE = {"utils", "util", "common", "base", "helpers", "helper", "misc", "tools", "core"}
 MOST_LINES = 330
@@ -459,7 +468,7 @@ def test_every_module_has_its_test() -> None:
     # Tested where they are used: the modality's interface by each of the three, parts of pages by the
     # pages, alerts by the stage that sends them, judging by the audit, integers by quantize, comparisons
     # of splits by drift, targets and predictors by the method, positions by the trunk, recordings by speech,
-    # names of published weights where they come in.
+    # names of published weights where they come in, heads by the methods that train them.
     pages = {
         "bars",
         "chart",
@@ -487,6 +496,7 @@ def test_every_module_has_its_test() -> None:
         "predictors",
         "positions",
         "recordings",
+        "heads",
         "names",
         "reading",
         "writing",

@@ -1,6 +1,8 @@
 import itertools
+import shutil
 from pathlib import Path
 
+import pandas as pd
 import pytest
 import runs
 import torch
@@ -63,6 +65,50 @@ def test_drops_and_new_labels_are_followed(modality: Modality, ingested: Path, t
     labelled = samples(modality, ingested, labels).read("train")
     assert len(labelled.x) == len(train) - 2
     assert UNLABELLED not in labelled.label
+
+
+def write_targets(ingested: Path, out: Path, targets: dict[str, str]) -> Path:
+    """Copy what `ingest` wrote, with targets."""
+    shutil.copytree(ingested, out)
+    table = pd.DataFrame({"id": list(targets), "target": list(targets.values())}, dtype=object)
+    store.write_table(out / "targets.parquet", table)
+    return out
+
+
+def test_targets_are_learned_in_place_of_labels(modality: Modality, ingested: Path, tmp_path: Path) -> None:
+    ids = store.read_table(ingested / "manifest.parquet")["id"]
+    targets = {id_: f"said {number % 40}" for number, id_ in enumerate(ids) if number % 3}
+    ingest = write_targets(ingested, tmp_path / "ingest", targets)
+    for streaming in (None, Streaming(workers=0, buffer=4)):
+        settings = {"batch_size": 8, "streaming": streaming, "variants": ONE, "labelled": True, "seed": 0}
+        data = Samples(modality, ingest, ingest, **settings, targets="sets")
+        assert data.classes == sorted(set(targets.values()))
+        for split in store.SPLITS:
+            manifest = store.read_table(ingest / "manifest.parquet")
+            wanted = [targets[id_] for id_ in manifest["id"][manifest["split"] == split] if id_ in targets]
+            label = torch.cat([batch.label for batch in data.batches(split, 8)])
+            assert [data.classes[i] for i in label.tolist()] == wanted
+        everything = Samples(modality, ingest, ingest, **settings | {"labelled": False}, targets="sets")
+        label = everything.read("train").label
+        assert UNLABELLED in label and len(label) > len(data.read("train").label)
+
+
+def test_samples_that_are_cut_have_no_transcript(
+    kind: Kind, modality: Modality, ingested: Path, tmp_path: Path
+) -> None:
+    manifest = store.read_table(ingested / "manifest.parquet")
+    ingest = write_targets(ingested, tmp_path / "ingest", dict.fromkeys(manifest["id"], "said"))
+    shorter = {"speech": {"seconds": 0.32}, "text": {"length": 12}, "vision": {}}[kind.name]
+    section = {**kind.section, "init_args": {**kind.section["init_args"], **shorter}}
+    settings = {"batch_size": 8, "streaming": None, "variants": ONE, "labelled": True, "seed": 0}
+    Samples(modality, ingest, ingest, **settings, targets="transcripts").read("train")
+    data = Samples(build(section), ingest, ingest, **settings, targets="transcripts")
+    if kind.name == "vision":  # these are square
+        data.read("train")
+        return
+    with pytest.raises(ValueError, match=r"\d+ of \d+ samples are longer than what is read of them"):
+        data.read("train")
+    Samples(build(section), ingest, ingest, **settings, targets="sets").read("train")
 
 
 def test_training_batches_hold_variants_of_training_samples_alone(modality: Modality, ingested: Path) -> None:

@@ -1,3 +1,4 @@
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -79,6 +80,9 @@ class Halves(Modality):
         raise NotImplementedError
 
     def frontend(self, dim: int) -> nn.Module:
+        raise NotImplementedError
+
+    def cuts(self, measures: Mapping[str, float]) -> bool:
         raise NotImplementedError
 
     def preview(self, payload: bytes) -> str:

@@ -97,6 +97,16 @@ def test_data_files_in_a_folder_or_alone_are_a_dataset(tmp_path: Path, kind: str
 
 
 @both
+def test_a_column_may_be_the_target(tmp_path: Path, streaming: bool):
+    columns = {"text": ["a", "b", "c"], "score": [1.5, 2.0, None]}
+    made(columns).save_to_disk(tmp_path / "raw")
+    records = read(HuggingFace(target="score", streaming=streaming), tmp_path / "raw")
+    assert [r.target for r in records] == ["1.5", "2", None]
+    with pytest.raises(BadInput, match="no column 'points'"):
+        read(HuggingFace(target="points", streaming=streaming), tmp_path / "raw")
+
+
+@both
 def test_images_come_undecoded_and_a_broken_one_is_left_to_decoding(tmp_path: Path, streaming: bool):
     stored = [png(picture(1)), png(picture(2))[:90], b""]
     columns = {"pic": [{"bytes": content, "path": None} for content in stored], "label": [0, 1, 1]}

@@ -145,7 +145,7 @@ def test_the_same_source_is_ingested_to_the_same_bytes(
         workers=1,
     )
     names = sorted(p.relative_to(ingested) for p in ingested.rglob("*") if p.is_file())
-    assert len(names) == 9
+    assert len(names) == 10
     for name in names:
         assert (ingested / name).read_bytes() == (tmp_path / "again" / name).read_bytes()
 
@@ -234,6 +234,30 @@ def test_what_annotators_said_of_kept_samples_is_kept(tmp_path: Path):
 def test_without_annotators_there_is_an_empty_table_of_them(tmp_path: Path):
     table = store.read_table(run(texts(3), tmp_path) / "annotations.parquet")
     assert table.empty and list(table.columns) == ["id", "annotator", "label"]
+
+
+def test_targets_of_kept_samples_are_kept_beside_the_manifest(tmp_path: Path):
+    told = ["one two", None, "3.5", "gone"]
+    records = [r._replace(target=t) for r, t in zip(texts(4, label="a"), told, strict=True)]
+    out = run([*records[:3], records[3]._replace(label="alone")], tmp_path, min_class_size=2)
+    ids = manifest(out)["id"].tolist()
+    assert store.read_targets(out) == {ids[0]: "one two", ids[2]: "3.5"}
+    assert "target" not in manifest(out)
+
+
+def test_without_targets_there_is_an_empty_table_and_what_asks_for_them_is_told(tmp_path: Path):
+    out = run(texts(3, label="a", split="train"), tmp_path)
+    assert list(store.read_table(out / "targets.parquet").columns) == ["id", "target"]
+    with pytest.raises(ValueError, match=r"holds no targets: ingest\.source names none"):
+        store.read_targets(out)
+
+
+def test_samples_with_a_target_and_no_label_are_shared_out_to_the_splits(tmp_path: Path):
+    records = [r._replace(target=str(i)) if i % 2 else r for i, r in enumerate(texts(100))]
+    table = manifest(run(records, tmp_path))
+    assert table["label"].isna().all()
+    assert table["split"][1::2].value_counts().to_dict() == {"train": 30, "validation": 10, "test": 10}
+    assert set(table["split"][::2]) == {"train"}
 
 
 def test_an_empty_source_is_refused(tmp_path: Path):

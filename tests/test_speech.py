@@ -25,6 +25,25 @@ def loaded(samples: np.ndarray, rate: int = 8000) -> torch.Tensor:
     return SPEECH.load(SPEECH.decode(wav(samples, rate)).payload)
 
 
+def test_a_variant_of_a_long_recording_loses_a_tenth_of_a_second_at_most() -> None:
+    """It may be a string of words, of which none is to be lost."""
+    waveform = Waveform(sample_rate_hz=8000, seconds=3.0, convolutions=[[8, 10, 5]])
+    x = waveform.load(waveform.decode(wav(tone(300, 2.8))).payload)
+    variants = [waveform.transform(x, torch.Generator().manual_seed(seed), 1.0) for seed in range(20)]
+    lost = [float(x.nonzero().max() - variant.nonzero().max()) / 8000 for variant in variants]
+    assert 0.08 < max(lost) <= 0.1
+
+    speech = Speech(sample_rate_hz=8000, seconds=3.0, mels=16, frames_per_token=5)
+    x = torch.full((speech.frames, speech.mels), _NOT_ZERO)
+    x[:6], x[10:14] = 9.0, 5.0  # a sound of 60 ms, and one behind the first tenth of a second
+    starts = []
+    for seed in range(40):
+        loud = speech.transform(x, torch.Generator().manual_seed(seed), 1.0).amax(1)
+        starts.append(bool((loud > 7).any()))
+        assert ((loud > 4) & (loud < 7)).any()
+    assert not all(starts)
+
+
 @pytest.mark.parametrize("format", ["WAV", "FLAC", "OGG", "MP3"])
 @pytest.mark.parametrize("rate", [8000, 16000, 44100])
 def test_formats_and_rates_end_as_one_flac(format: str, rate: int):

@@ -9,7 +9,8 @@ from PIL import Image
 from sklearn.datasets import load_digits
 
 from winnow.data.sources.records import Record, Source
-from winnow.data.sources.starter import VARIANTS, WORDS, Digits, Docstrings, SpokenDigits, utterance
+from winnow.data.sources.speaking import VARIANTS
+from winnow.data.sources.starter import WORDS, Digits, Docstrings, SpokenDigits, utterance
 from winnow.data.stage import BadInput
 
 
@@ -43,7 +44,7 @@ def test_fewer_utterances_are_the_first_of_more():
 def test_a_voice_speaks_in_more_than_one_manner():
     again = len(WORDS) * len(VARIANTS)
     assert utterance(3).voice == utterance(3 + again).voice
-    assert utterance(3).word == utterance(3 + again).word
+    assert utterance(3).text == utterance(3 + again).text
     assert utterance(3) != utterance(3 + again)
 
 

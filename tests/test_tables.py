@@ -63,6 +63,21 @@ def test_texts_of_several_columns_are_joined(tmp_path: Path):
     assert record.raw == b"a\nb" and record.source == "t.csv#1"
 
 
+def test_a_column_of_targets_is_read_as_text(tmp_path: Path):
+    rows = (
+        {"t": "a", "said": " Hé there"},
+        {"t": "b", "said": 2.0},
+        {"t": "c", "said": ""},
+        {"t": "d", "said": 0.25},
+    )
+    path = tmp_path / "t.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    found = read(Table(text="t", target="said"), path)
+    assert [record.target for record in found] == ["Hé there", "2", None, "0.25"]
+    with pytest.raises(BadInput, match="has no column 'spoken'"):
+        read(Table(text="t", target="spoken"), path)
+
+
 def test_missing_cells_of_parquet_are_missing(tmp_path: Path):
     path = tmp_path / "t.parquet"
     pd.DataFrame({"text": ["a", None], "label": [1.0, None]}).to_parquet(path)

@@ -103,8 +103,24 @@ def test_a_key_of_a_dictionary_may_be_label_or_group(tmp_path: Path):
         ("clips/b.mp3", "us", "who b", "validation"),
         ("clips/c.mp3", "us", "who c", "test"),
     ]
+    assert [r.target for r in records] == ["hi", "hi", "hi"]
     with pytest.raises(BadInput, match="the key, 'colour'"):
         read(Torchaudio("COMMONVOICE", label="colour"), tmp_path, frozenset({".mp3"}))
+
+
+def test_books_that_are_read_aloud_have_speakers_and_transcripts(tmp_path: Path):
+    folder = tmp_path / "LibriSpeech" / "dev-clean" / "84" / "121"
+    folder.mkdir(parents=True)
+    lines = ["84-121-0000 GO ON", "84-121-0001 AND SO IT WENT"]
+    (folder / "84-121.trans.txt").write_text("\n".join(lines) + "\n")
+    for line in lines:
+        soundfile.write(folder / f"{line.split()[0]}.flac", tone(200, 0.5, 16000), 16000)
+    source = Torchaudio("LIBRISPEECH", splits={"train": {"url": "dev-clean"}})
+    records = read(source, tmp_path, frozenset({".flac"}))
+    assert [(r.source.rpartition("/")[2], r.group, r.target, r.label) for r in records] == [
+        ("84-121-0000.flac", "84", "GO ON", None),
+        ("84-121-0001.flac", "84", "AND SO IT WENT", None),
+    ]
 
 
 def test_talks_are_cut_into_their_utterances(tmp_path: Path):
@@ -118,6 +134,7 @@ def test_talks_are_cut_into_their_utterances(tmp_path: Path):
     )
     records = read(Torchaudio("TEDLIUM", splits={"train": {"subset": "train"}}), tmp_path, WAV)
     assert [(r.source, r.group) for r in records] == [("TEDLIUM/train#0", "ann"), ("TEDLIUM/train#1", "ann")]
+    assert [r.target for r in records] == ["hello there", "and so on"]
     heard, rate = soundfile.read(io.BytesIO(records[0].raw or b""))
     assert rate == 16000 and np.allclose(heard, samples[4000:12000], atol=1e-4)
 

@@ -29,6 +29,12 @@ def canvas(raw: bytes, vision: Vision = COLOUR) -> np.ndarray:
     return np.asarray(Image.open(io.BytesIO(vision.decode(raw).payload)))
 
 
+def test_of_an_image_that_is_no_square_a_part_is_seen() -> None:
+    for shape, cut in (((20, 20), False), ((20, 40), True)):
+        pixels = np.random.default_rng(0).integers(0, 255, shape, dtype=np.uint8)
+        assert GREY.cuts(GREY.decode(png(pixels)).measures) == cut
+
+
 def test_every_patch_is_a_token_in_row_major_order():
     x = torch.zeros(2, 1, 16, 16)
     x[:, :, 4:8, 8:12] = 1  # second row, third column

@@ -28,6 +28,7 @@ _RECORDS = pa.schema(
         ("split", pa.string()),
         ("group", pa.string()),
         ("annotations", _NAMES),
+        ("target", pa.string()),
     ]
 )
 _FOUND = pa.schema(

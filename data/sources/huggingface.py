@@ -30,6 +30,7 @@ class HuggingFace(Source):
         label: the column of classes; `auto` takes `label`, or else the only one of type ClassLabel, if
             there is any; None reads no labels.
         group: the column of groups.
+        target: the column of transcripts, numbers or sets of labels, for what learns more than a class.
         splits: for each of train, validation and test the name, or names, it has in the dataset; None
             takes all by their names.
         classes: names of the classes by their number, where the dataset does not know them.
@@ -44,6 +45,7 @@ class HuggingFace(Source):
         column: str | list[str] = _AUTO,
         label: str | None = _AUTO,
         group: str | None = None,
+        target: str | None = None,
         splits: dict[str, str | list[str]] | None = None,
         classes: list[str] | None = None,
         arguments: dict[str, Any] | None = None,
@@ -56,7 +58,7 @@ class HuggingFace(Source):
             raise ValueError(f"arguments may not hold {', '.join(sorted(refused))}")
         if download and dataset is None:
             raise ValueError("download needs the key 'dataset', a name on the Hub")
-        self.dataset, self.column, self.label, self.group = dataset, column, label, group
+        self.dataset, self.column, self.label, self.group, self.target = dataset, column, label, group, target
         self.splits, self.classes, self.arguments = splits, classes, arguments or {}
         self.streaming, self.download = streaming, download
 
@@ -81,13 +83,14 @@ class HuggingFace(Source):
                 found = True
                 where, name = f"{theirs or 'row'}#{number}", None
                 group = as_name(row[self.group]) if self.group else None
+                target = as_name(row[self.target]) if self.target else None
                 try:
                     name = _class(row[label], self.classes or known) if label else None
                     content = _content([row[column] for column in columns], columns, places)
                 except Reject as reject:
-                    yield Record(where, None, str(reject), name, split, group)
+                    yield Record(where, None, str(reject), name, split, group, target=target)
                 else:
-                    yield Record(where, content, None, name, split, group)
+                    yield Record(where, content, None, name, split, group, target=target)
         if not found:
             raise BadInput(f"{copy} has no rows")
 
@@ -140,7 +143,7 @@ class HuggingFace(Source):
     def _columns(self, library: Any, features: Mapping[str, Any]) -> tuple[list[str], str | None]:
         """Find the columns of the datum and that of the label."""
         asked = [self.column] if isinstance(self.column, str) else self.column
-        for name in (*asked, self.label, self.group):
+        for name in (*asked, self.label, self.group, self.target):
             if name not in (None, _AUTO) and name not in features:
                 raise BadInput(f"the dataset has no column {name!r}, but {list(features)}")
         label = self.label
@@ -153,7 +156,7 @@ class HuggingFace(Source):
             return asked, label
         media = [n for n in features if isinstance(features[n], library.Audio | library.Image)]
         texts = [n for n in features if getattr(features[n], "dtype", "") in ("string", "large_string")]
-        texts = [name for name in texts if name not in (label, self.group)]
+        texts = [name for name in texts if name not in (label, self.group, self.target)]
         found = media or (["text"] if "text" in texts else texts)
         if len(found) != 1:
             raise BadInput(f"say with the key 'column' which of {list(features)} is the datum")

@@ -34,6 +34,7 @@ class Record(NamedTuple):
         split: train, validation or test if the source says so, else None.
         group: what must not be torn apart by a split (a speaker, a document), if known.
         annotations: the class that each annotator gave it, by the annotator's name.
+        target: what is to be told of it beyond a class, if known: a transcript, a number, several labels.
     """
 
     source: str
@@ -43,6 +44,7 @@ class Record(NamedTuple):
     split: str | None
     group: str | None
     annotations: Mapping[str, str] = MappingProxyType({})
+    target: str | None = None
 
 
 class Source(abc.ABC):

@@ -5,37 +5,22 @@ Each source is real or spoken on the spot, the same on every run, and needs no n
 """
 
 import ast
-import ctypes
 import hashlib
 import importlib.util
 import io
-import struct
-import subprocess
-import sys
-import wave
 from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple, final
+from typing import final
 
-import espeakng_loader
 import numpy as np
 from PIL import Image
 from sklearn.datasets import load_digits
 
 from winnow.data.sources.records import Record, Source
+from winnow.data.sources.speaking import Utterance, spoken, spread, voice
 from winnow.data.stage import BadInput
 
 WORDS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
-# A voice is a variant of its own, so that no two voices share a timbre, with one of the accents.
-# Left out are variants that whisper or play a robot, and those with breath (f2, f3, f5, Alicia, …):
-# their noise is another one in every process.
-VARIANTS = (
-    *("m1", "m2", "m3", "m4", "m5", "m6", "m7", "m8", "f1", "f4", "grandma", "paul"),
-    *("Alex", "quincy", "Andrea", "Andy", "Annie", "Denis", "Diogo", "Gene", "Henrique", "Hugo"),
-    *("Jacky", "Lee", "Marco", "Mario", "Michael", "Mike", "Nguyen", "adam", "anika", "belinda"),
-    *("aunty", "boris", "david", "ed", "edward", "linda", "steph"),
-)
-ACCENTS = ("en-us", "en", "en-gb-scotland", "en-gb-x-rp", "en-gb-x-gbcwmd")
 _MIN_CHARACTERS = 400  # a shorter docstring says too little to tell libraries apart
 
 
@@ -52,38 +37,15 @@ class Digits(Source):
             yield Record(f"digits/{number:04}.png", png.getvalue(), None, str(digit), None, None)
 
 
-class Utterance(NamedTuple):
-    """What eSpeak NG is asked to say.
-
-    Attributes:
-        voice: accent and variant, as `en-us+f3`.
-        word: the text.
-        rate: speed [words per minute].
-        pitch: 0 to 100.
-    """
-
-    voice: str
-    word: str
-    rate: int
-    pitch: int
-
-
 def utterance(number: int) -> Utterance:
     """Choose the utterance with a number: words change fastest, then voices, then manner."""
-    variant = VARIANTS[number // len(WORDS) % len(VARIANTS)]
-    accent = ACCENTS[number // len(WORDS) % len(VARIANTS) % len(ACCENTS)]
-    # Multiples of an irrational number, modulo 1, spread evenly and never repeat.
-    rate = 110 + int(110 * (number * 0.6180339887 % 1))
-    pitch = 30 + int(40 * (number * 0.7548776662 % 1))
-    return Utterance(f"{accent}+{variant}", WORDS[number % len(WORDS)], rate, pitch)
+    rate, pitch = spread(number, 0.6180339887, 110, 110), spread(number, 0.7548776662, 30, 40)
+    return Utterance(voice(number // len(WORDS)), WORDS[number % len(WORDS)], rate, pitch)
 
 
 @final
 class SpokenDigits(Source):
     """The ten digit words, spoken by eSpeak NG; the group is the voice.
-
-    The speaker starts as a process of its own: eSpeak's noise goes on from one utterance to the
-    next, so the same sounds come only from a fresh start and the same list.
 
     Args:
         utterances: how many.
@@ -93,20 +55,10 @@ class SpokenDigits(Source):
         self.utterances = utterances
 
     def records(self, raw: Path, suffixes: frozenset[str]) -> Iterator[Record]:
-        command = [sys.executable, "-m", "winnow.data.sources.starter", str(self.utterances)]
-        with subprocess.Popen(command, stdout=subprocess.PIPE) as speaker:
-            assert speaker.stdout is not None
-            for number in range(self.utterances):
-                header = speaker.stdout.read(8)
-                if len(header) < 8:
-                    break
-                rate, size = struct.unpack("<II", header)
-                said = utterance(number)
-                source = f"spoken/{number:05}-{said.voice}-{said.word}.wav"
-                sound = _wav(speaker.stdout.read(size), rate)
-                yield Record(source, sound, None, said.word, None, said.voice)
-        if speaker.returncode:
-            raise BadInput(f"eSpeak NG stopped with exit status {speaker.returncode}, see above")
+        said = [utterance(number) for number in range(self.utterances)]
+        for number, (one, sound) in enumerate(zip(said, spoken(said), strict=True)):
+            source = f"spoken/{number:05}-{one.voice}-{one.text}.wav"
+            yield Record(source, sound, None, one.text, None, one.voice)
 
 
 @final
@@ -164,50 +116,3 @@ def _definitions(node: _Documented, name: str) -> Iterator[tuple[str, _Documente
     for child in node.body:
         if isinstance(child, ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
             yield from _definitions(child, f"{name}.{child.name}".lstrip("."))
-
-
-def _wav(pcm: bytes, rate: int) -> bytes:
-    file = io.BytesIO()
-    with wave.open(file, "wb") as writer:
-        writer.setnchannels(1)
-        writer.setsampwidth(2)
-        writer.setframerate(rate)
-        writer.writeframes(pcm)
-    return file.getvalue()
-
-
-def _speak(utterances: int) -> None:
-    """Say the first utterances; write each to standard output as rate, size and 16-bit samples."""
-    synchronous, rate_parameter, pitch_parameter, utf8 = 2, 1, 3, 1  # of espeak-ng/speak_lib.h
-    espeak = ctypes.CDLL(espeakng_loader.get_library_path())
-    data = espeakng_loader.get_data_path().encode()
-    rate_hz = espeak.espeak_Initialize(synchronous, 0, data, 0)
-    if rate_hz <= 0:
-        raise RuntimeError(f"eSpeak NG does not start with the data in {data!r}")
-    heard = bytearray()
-
-    @ctypes.CFUNCTYPE(ctypes.c_int, ctypes.POINTER(ctypes.c_short), ctypes.c_int, ctypes.c_void_p)
-    def hear(samples: "ctypes._Pointer[ctypes.c_short]", count: int, _: int) -> int:
-        if count:
-            heard.extend(ctypes.string_at(samples, 2 * count))
-        return 0
-
-    espeak.espeak_SetSynthCallback(hear)
-    for number in range(utterances):
-        said = utterance(number)
-        heard.clear()
-        text = said.word.encode()
-        for status in (
-            espeak.espeak_SetVoiceByName(said.voice.encode()),
-            espeak.espeak_SetParameter(rate_parameter, said.rate, 0),
-            espeak.espeak_SetParameter(pitch_parameter, said.pitch, 0),
-            espeak.espeak_Synth(text, ctypes.c_size_t(len(text) + 1), 0, 0, 0, utf8, None, None),
-            espeak.espeak_Synchronize(),
-        ):
-            if status:
-                raise RuntimeError(f"eSpeak NG cannot say {said}: error {status}")
-        sys.stdout.buffer.write(struct.pack("<II", rate_hz, len(heard)) + heard)
-
-
-if __name__ == "__main__":
-    _speak(int(sys.argv[1]))

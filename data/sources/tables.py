@@ -35,6 +35,7 @@ class Table(Source):
         label: the column of labels; an empty cell is an unlabelled datum.
         split: the column of splits; an empty cell leaves the split to winnow.
         group: the column of groups.
+        target: the column of transcripts, numbers or sets of labels, for what learns more than a class.
         id: the column of names that are unique; without one a row is named by its number.
         annotators: columns that each hold what one annotator says; an empty cell says nothing. Without
             a column of labels the label is that of most annotators; of labels that tie, that of the
@@ -55,6 +56,7 @@ class Table(Source):
         label: str | None = None,
         split: str | None = None,
         group: str | None = None,
+        target: str | None = None,
         id: str | None = None,
         annotators: list[str] | None = None,
         classes: list[str] | None = None,
@@ -64,7 +66,7 @@ class Table(Source):
             raise ValueError(f"give one of text and path, not text={text!r} and path={path!r}")
         self.texts = [text] if isinstance(text, str) else text
         self.path, self.table, self.root = path, table, root
-        self.label, self.split, self.group, self.id = label, split, group, id
+        self.label, self.split, self.group, self.target, self.id = label, split, group, target, id
         self.annotators, self.classes, self.encoding = annotators or [], classes, encoding
 
     def records(self, raw: Path, suffixes: frozenset[str]) -> Iterator[Record]:
@@ -73,7 +75,7 @@ class Table(Source):
             raise BadInput(f"{table} is no file: a folder needs the key 'table', its table's name")
         boundary = (raw if raw.is_dir() else raw.parent).resolve()
         folder = table.parent.resolve() / self.root
-        columns = [*(self.texts or []), self.path, self.label, self.split, self.group, self.id]
+        columns = [*(self.texts or []), self.path, self.label, self.split, self.group, self.target, self.id]
         columns += self.annotators
         unique = _Unique()
         number = 0
@@ -88,7 +90,7 @@ class Table(Source):
             said = {name: _cell(row, name) for name in self.annotators}
             annotations = {name: label for name, label in said.items() if label is not None}
             label = _cell(row, self.label) if self.label else majority(annotations)
-            group = _cell(row, self.group)
+            group, target = _cell(row, self.group), _cell(row, self.target)
             split = SPLIT_NAMES.get((_cell(row, self.split) or "").lower())
             try:
                 self._check(row, number, unique)
@@ -100,9 +102,9 @@ class Table(Source):
                     source = path.relative_to(boundary).as_posix()
                     unique.check("file", source, number)
             except Reject as reject:
-                yield Record(source, None, str(reject), label, split, group, annotations)
+                yield Record(source, None, str(reject), label, split, group, annotations, target)
             else:
-                yield Record(source, content, None, label, split, group, annotations)
+                yield Record(source, content, None, label, split, group, annotations, target)
         if not number:
             raise BadInput(f"{table} has no rows")
 

@@ -30,31 +30,33 @@ class _Layout(NamedTuple):
     Attributes:
         label: the class.
         group: the speaker.
+        target: the transcript.
         splits: values of the argument `key`, with a space between.
         key: the argument that chooses the split.
     """
 
     label: Place | list[Place] | None = None
     group: Place | None = None
+    target: Place | None = None
     splits: str = ""
     key: str = "subset"
 
 
 _LAYOUTS = {
-    "COMMONVOICE": _Layout(None, "client_id", "train.tsv dev.tsv test.tsv", "tsv"),
-    "DR_VCTK": _Layout(None, 4, "train test"),
-    "FluentSpeechCommands": _Layout([5, 6, 7], 3, "train valid test"),  # action, object, location
-    "GTZAN": _Layout(2, None, "training validation testing"),
+    "COMMONVOICE": _Layout(None, "client_id", "sentence", "train.tsv dev.tsv test.tsv", "tsv"),
+    "DR_VCTK": _Layout(None, 4, None, "train test"),
+    "FluentSpeechCommands": _Layout([5, 6, 7], 3, 4, "train valid test"),  # action, object, location
+    "GTZAN": _Layout(2, None, None, "training validation testing"),
     "IEMOCAP": _Layout(3, 4),
-    "LIBRISPEECH": _Layout(None, 3),
-    "LIBRITTS": _Layout(None, 4),
-    "LibriLightLimited": _Layout(None, 3),
-    "LibriSpeechBiasing": _Layout(None, 3),
-    "SPEECHCOMMANDS": _Layout(2, 3, "training validation testing"),
-    "Snips": _Layout(5, None, "train valid test"),
-    "TEDLIUM": _Layout(None, 4, "train dev test"),
-    "VCTK_092": _Layout(None, 3),
-    "VoxCeleb1Identification": _Layout(2, None, "train dev test"),
+    "LIBRISPEECH": _Layout(None, 3, 2),
+    "LIBRITTS": _Layout(None, 4, 3),  # normalized
+    "LibriLightLimited": _Layout(None, 3, 2),
+    "LibriSpeechBiasing": _Layout(None, 3, 2),
+    "SPEECHCOMMANDS": _Layout(2, 3, None, "training validation testing"),
+    "Snips": _Layout(5, None, 3, "train valid test"),
+    "TEDLIUM": _Layout(None, 4, 2, "train dev test"),
+    "VCTK_092": _Layout(None, 3, 2),
+    "VoxCeleb1Identification": _Layout(2, None, None, "train dev test"),
 }
 
 
@@ -81,6 +83,7 @@ class Torchaudio(Source):
         label: place in the tuple that the class gives, from 0, or key in its dictionary, or several
             of them, joined by a space; None takes what is known of the class.
         group: the same for the group, or the class's attribute with an entry for each recording.
+        target: place or key of the transcript, or of another target; None takes what is known of the class.
         download: whether the class may fetch what is not there.
     """
 
@@ -91,11 +94,13 @@ class Torchaudio(Source):
         arguments: dict[str, Any] | None = None,
         label: Place | list[Place] | None = None,
         group: Place | None = None,
+        target: Place | None = None,
         download: bool = False,
     ) -> None:
         known = _LAYOUTS.get(dataset, _Layout())
         self.label = known.label if label is None else label
         self.group = known.group if group is None else group
+        self.target = known.target if target is None else target
         self._class = DatasetClass(torchaudio.datasets, dataset, arguments, download)
         self._splits = self._class.splits(splits, known.splits, known.key)
 
@@ -103,7 +108,7 @@ class Torchaudio(Source):
         root = raw.resolve()
         for split, arguments in self._splits.items():
             for where, dataset, number in self._class.rows(raw, split, arguments):
-                label = group = None
+                label = group = target = None
                 content: bytes | None = None
                 reason: str | None = None
                 asked: list[_Asked] = []
@@ -114,12 +119,13 @@ class Torchaudio(Source):
                         raise Reject("the dataset class loads no recording for it")
                     label = None if self.label is None else label_at(parts, self.label)
                     group = group_at(dataset, number, parts, self.group)
+                    target = None if self.target is None else label_at(parts, self.target)
                     content = _read(asked[0], root, suffixes)
                 except Reject as reject:
                     reason = str(reject)
                 if asked and asked[0].frames is None:
                     where = below(asked[0].path, root)
-                yield Record(where, content, reason, label, split, group)
+                yield Record(where, content, reason, label, split, group, target=target)
 
 
 @contextmanager
