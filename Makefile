@@ -37,7 +37,8 @@ repro: $(READY)  ## run the pipeline on what params.yaml names, and say where th
 	@$(WHERE)
 
 test: $(READY)  ## run the tests
-	$(RUN) python -m pytest
+	@# Two processes, each with whole files: tests of a file share what it sets up.
+	$(RUN) python -m pytest -n 2 --dist loadfile
 
 lint: $(READY)  ## check style and types
 	$(RUN) ruff check . && ruff format --check . && mypy

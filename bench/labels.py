@@ -10,7 +10,8 @@ pretrains without labels on the train split, and learns from 1, 10 and 100 % of 
 - `fine-tuned`: the same from the pretrained encoder, its head a logistic regression at first.
 
 The penalty of each regression is the best of four by the test split: in favour of what is to be beaten. What
-differs from params.yaml stands in bench/labels.yaml. A seed draws weights, batches, variants and labels.
+differs from params.yaml stands in bench/labels.yaml. A seed draws weights, batches, variants and labels. With
+`--ablate`, the probe reads encoders that were pretrained without one part of the method.
 """
 
 import argparse
@@ -186,6 +187,7 @@ def sections() -> dict[str, Any]:
     changes = yaml.safe_load((PROJECT / "bench" / "labels.yaml").read_text(encoding="utf-8"))
     for name, change in changes.items():
         numbers[name]["learn"] = change.pop("finetune")
+        numbers[name]["ablate"] = change.pop("ablate")
         numbers[name] = laid_over(numbers[name], change)
     return numbers
 
@@ -221,6 +223,22 @@ def curve(field: Field, seeds: Sequence[int], shares: Sequence[float]) -> None:
         print(f"| {name} | " + " | ".join(f"{np.mean(x):.1f} ± {np.std(x):.1f}" for x in row) + " |")
 
 
+def ablate(field: Field, seeds: Sequence[int], shares: Sequence[float]) -> None:
+    """Print what a probe reads of the encoder if something is left out."""
+    heads = " | ".join(f"{share:.0%} of labels" for share in shares)
+    print(f"| frozen, without | minutes | {heads} |\n|---|---|" + "---|" * len(shares))
+    for name, changes in ({"nothing": {}} | field.section["ablate"]).items():
+        found = np.empty((len(seeds), len(shares)))
+        minutes = []
+        for row, seed in enumerate(seeds):
+            trained, _, taken = field.pretrain(name, changes, seed)
+            minutes.append(taken)
+            frozen = field.embedded(trained)
+            found[row] = [100 * field.regress([frozen], field.chosen(share, seed)) for share in shares]
+        cells = (f"{column.mean():.1f} ± {column.std():.1f}" for column in found.T)
+        print(f"| {name} | {np.mean(minutes):.1f} | " + " | ".join(cells) + " |", flush=True)
+
+
 def main() -> None:
     """Measure what the command line asks for."""
     parser = argparse.ArgumentParser(
@@ -232,13 +250,14 @@ def main() -> None:
     parser.add_argument("--modalities", nargs="+", default=["speech", "vision", "text"])
     parser.add_argument("--seeds", type=int, default=3, help="how many")
     parser.add_argument("--shares", type=float, nargs="+", default=SHARES, help="of the labels")
+    parser.add_argument("--ablate", action="store_true", help="leave parts of the method out instead")
     asked = parser.parse_args()
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     for name in asked.modalities:
         print(f"\n## {name}\n", flush=True)
         with tempfile.TemporaryDirectory() as folder:
             field = Field(asked.workspace / "out" / name, sections()[name], Path(folder))
-            curve(field, range(asked.seeds), asked.shares)
+            (ablate if asked.ablate else curve)(field, range(asked.seeds), asked.shares)
 
 
 if __name__ == "__main__":

@@ -27,7 +27,7 @@ from winnow.ssl.classification import (
     predict,
     solve_head,
 )
-from winnow.ssl.trunk import Shape
+from winnow.ssl.trunk import Encoder, Shape
 
 # Lightning's own use of torch; the stages hide it from their users in the same way.
 pytestmark = pytest.mark.filterwarnings("ignore:.*LeafSpec:FutureWarning")
@@ -325,8 +325,11 @@ def test_mixing_refuses_what_it_cannot_mix(tmp_path: Path) -> None:
     batch = tiny.samples(6)
     with pytest.raises(ValueError, match=r"set data\.labelled"):
         training.mix(batch._replace(label=batch.label.index_fill(0, torch.tensor([2]), UNLABELLED)))
+    text = Text(length=24, vocabulary=512)
+    (tmp_path / "text").mkdir()
+    models.save(Encoder(text, SHAPE), tmp_path / "text")
     with pytest.raises(ValueError, match=r"a grid of \(24,\) is none"):
-        tiny.classification(tmp_path / "a", Text(length=24, vocabulary=512), mixup=MIXUP)
+        tiny.classification(tmp_path / "text", text, mixup=MIXUP)
     with pytest.raises(ValueError, match="needs a mixup_alpha or a cutmix_alpha above 0"):
         replace(MIXUP, mixup_alpha=0.0)
 

@@ -10,7 +10,7 @@ import clouds
 import numpy as np
 import pyarrow as pa
 import pytest
-from conftest import Kind
+from conftest import KINDS, Kind
 
 from winnow.data import ingest, neighbours
 from winnow.data.engine import Engine, Workers, calls, mapped
@@ -153,6 +153,7 @@ class TestCluster:
         assert [table["first"][0].as_py() for table in results] == list(range(12))
         assert len({table["node"][0].as_py() for table in results}) == 2
 
+    @pytest.mark.parametrize("kind", [KINDS[0]], ids=["vision"], indirect=True)
     def test_a_cluster_ingests_to_the_same_bytes(
         self, cluster: str, kind: Kind, modality: Modality, raw: Path, ingested: Path, tmp_path: Path
     ):

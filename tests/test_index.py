@@ -21,7 +21,7 @@ def reports(tmp_path_factory: pytest.TempPathFactory) -> Path:
         planted.write_report(home, folder, examples=4)
     model = out / "report" / "text" / "model"
     model.mkdir()
-    card.main("text", home, model, rounds=[1, 2])
+    card.main("text", home, home / "pretrain", model, rounds=[1, 2])
     return out / "report"
 
 

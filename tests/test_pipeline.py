@@ -53,7 +53,9 @@ def shrink(kind: Kind) -> dict[str, Any]:
     section["audit"]["judge"] |= {"folds": 3, "neighbours": 5}
     section["probe"]["neighbours"] = 5
     section["pretrain"]["model"] |= {
-        "shape": tiny_trunk.section(tiny_trunk.SHAPE, dim=32),
+        "shape": tiny_trunk.section(
+            tiny_trunk.SHAPE, dim=32, positions=section["pretrain"]["model"]["shape"]["positions"]
+        ),
         "predictor": section["pretrain"]["model"]["predictor"] | {"layers": 1, "dim": 16},
         "masks": 2,
         "target": section["pretrain"]["model"]["target"] | {"layers": 2},
