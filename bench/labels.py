@@ -196,9 +196,10 @@ def curve(field: Field, seeds: Sequence[int], shares: Sequence[float]) -> None:
     """Print accuracy against the share of labels."""
     found: dict[tuple[str, float], list[float]] = {}
     minutes = []
-    cheap = [(field.train.descriptors, field.test.descriptors)]
+    cheap: list[tuple[Vectors, Vectors]] = [(field.train.descriptors, field.test.descriptors)]
     if len(field.modality.grid) == 2:
-        cheap.append(tuple(split.samples.x.flatten(1).numpy() for split in (field.train, field.test)))
+        pixels = (split.samples.x.flatten(1).numpy() for split in (field.train, field.test))
+        cheap.append((next(pixels), next(pixels)))
     for seed in seeds:
         trained, untrained, taken = field.pretrain("default", {}, seed)
         minutes.append(taken)

@@ -99,8 +99,7 @@ class Data2Vec(Method):
         masking: what the student does not see: blocks (ratio, adjust, block, inverse), spans (ratio,
             length) or rectangles (ratio, min_tokens, min_aspect).
         masks: views of a sample for each pass of the teacher.
-        complementary: every second mask hides what the one before it shows; of the first masks alone comes
-            what is left of a ratio.
+        complementary: every second mask hides what the one before it shows; ratios are of the others.
         target: what is predicted.
         predictor: a decoder (layers, dim, kernel, groups, residual, out_layers, out_ratio, noise_std,
             dropout), or a head (layers, ratio).
@@ -266,6 +265,7 @@ class Data2Vec(Method):
         return self.spend(batch.x, self._draws(batch, "mask"), batch.place)
 
     def measures(self, batch: Batch) -> dict[str, tuple[Float[Tensor, ""], Int[Tensor, ""]]]:
+        # Of hidden tokens alone: how hard samples are to tell apart depends on how many are side by side.
         return {"loss": self.spend(batch.x, self._draws(batch, "val/mask"))}
 
     def predict_step(self, batch: Named, batch_idx: int) -> dict[str, Tensor]:
