@@ -106,6 +106,8 @@ def run(chosen: argparse.Namespace, folder: Path) -> dict[str, list[dict[str, fl
 def pretraining(steps: int) -> dict[str, Any]:
     """Give the section of params.yaml for so many steps, of batches as large as those with transcripts."""
     section = copy.deepcopy(PARAMS["pretrain"])
+    # To tell samples from each other makes all tokens of one alike, and CTC writes nothing.
+    section["model"]["instances"] = None
     section["data"]["batch_size"] = EXAMPLE["data"]["batch_size"]
     section["trainer"] |= {"max_steps": steps, "val_check_interval": steps, "log_every_n_steps": steps}
     return section
