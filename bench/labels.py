@@ -11,7 +11,7 @@ pretrains without labels on the train split, and learns from 1, 10 and 100 % of 
 
 The penalty of each regression is the best of four by the test split: in favour of what is to be beaten. What
 differs from params.yaml stands in bench/labels.yaml. A seed draws weights, batches, variants and labels. With
-`--ablate`, the probe reads encoders that were pretrained without one part of the method.
+`--ablate`, the probe reads encoders of which one part of the method was another.
 """
 
 import argparse
@@ -225,10 +225,10 @@ def curve(field: Field, seeds: Sequence[int], shares: Sequence[float]) -> None:
 
 
 def ablate(field: Field, seeds: Sequence[int], shares: Sequence[float]) -> None:
-    """Print what a probe reads of the encoder if something is left out."""
+    """Print what a probe reads of the encoder if a part of the method is another."""
     heads = " | ".join(f"{share:.0%} of labels" for share in shares)
-    print(f"| frozen, without | minutes | {heads} |\n|---|---|" + "---|" * len(shares))
-    for name, changes in ({"nothing": {}} | field.section["ablate"]).items():
+    print(f"| frozen | minutes | {heads} |\n|---|---|" + "---|" * len(shares))
+    for name, changes in ({"as it is": {}} | field.section["ablate"]).items():
         found = np.empty((len(seeds), len(shares)))
         minutes = []
         for row, seed in enumerate(seeds):
@@ -251,7 +251,7 @@ def main() -> None:
     parser.add_argument("--modalities", nargs="+", default=["speech", "vision", "text"])
     parser.add_argument("--seeds", type=int, default=3, help="how many")
     parser.add_argument("--shares", type=float, nargs="+", default=SHARES, help="of the labels")
-    parser.add_argument("--ablate", action="store_true", help="leave parts of the method out instead")
+    parser.add_argument("--ablate", action="store_true", help="change the method instead, part by part")
     asked = parser.parse_args()
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     for name in asked.modalities:

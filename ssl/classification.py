@@ -14,11 +14,10 @@ from torch.nn import functional
 from winnow.data.batches import UNLABELLED, Batch, seed_of
 from winnow.data.modality import Modality
 from winnow.data.reading import Named
-from winnow.ssl import model as models
-from winnow.ssl.method import Method
+from winnow.ssl.method import Method, start
 from winnow.ssl.model import Classifier
 from winnow.ssl.train import Optimization
-from winnow.ssl.trunk import Encoder, Shape, set_dropout
+from winnow.ssl.trunk import Encoder, Shape
 
 
 def label_loss(
@@ -178,10 +177,7 @@ class Classification(Method):
         seed: int,
     ) -> None:
         super().__init__(optimization, seed)
-        trunk = models.load_encoder(encoder)
-        models.require_modality("encoder", trunk, modality)
-        set_dropout(trunk, dropout)
-        self.classifier = Classifier(trunk, classes).train()
+        self.classifier = Classifier(start(encoder, modality, dropout), classes).train()
         self.label_smoothing, self.layer_decay, self.frozen_share = label_smoothing, layer_decay, freeze
         self.mixup = None
         if mixup is not None:

@@ -14,6 +14,7 @@ from PIL import Image
 from sklearn.datasets import load_digits
 
 from winnow.data import ingest
+from winnow.data.engine import Engine
 from winnow.data.modality import Modality, build
 from winnow.data.sources.files import Folder
 from winnow.data.sources.records import Source
@@ -183,12 +184,10 @@ def raw(kind: Kind, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return kind.write(tmp_path_factory.mktemp(kind.name) / "raw")
 
 
-@pytest.fixture(scope="session")
-def ingested(kind: Kind, modality: Modality, raw: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder that `ingest` wrote: 72 labelled samples of 3 classes, 44 or so to train on."""
-    out = tmp_path_factory.mktemp(f"{kind.name}-out") / "ingest"
+def run_ingest(kind: Kind, raw: Path, out: Path, engine: Engine = "local", workers: int = 1) -> Path:
+    """Ingest what a kind of samples has written, with every split, and all labels as they came."""
     ingest.main(
-        modality,
+        build(kind.section),
         raw,
         out,
         source=kind.source,
@@ -197,7 +196,13 @@ def ingested(kind: Kind, modality: Modality, raw: Path, tmp_path_factory: pytest
         max_rejects=0.0,
         label_noise=0.0,
         seed=0,
-        engine="local",
-        workers=1,
+        engine=engine,
+        workers=workers,
     )
     return out
+
+
+@pytest.fixture(scope="session")
+def ingested(kind: Kind, raw: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder that `ingest` wrote: 72 labelled samples of 3 classes, 44 or so to train on."""
+    return run_ingest(kind, raw, tmp_path_factory.mktemp(f"{kind.name}-out") / "ingest")

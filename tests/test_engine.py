@@ -10,12 +10,10 @@ import clouds
 import numpy as np
 import pyarrow as pa
 import pytest
-from conftest import KINDS, Kind
+from conftest import KINDS, Kind, run_ingest
 
-from winnow.data import ingest, neighbours
-from winnow.data.engine import Engine, Workers, calls, mapped
-from winnow.data.modality import Modality
-from winnow.data.partition import Splits
+from winnow.data import neighbours
+from winnow.data.engine import Workers, calls, mapped
 from winnow.data.stage import BadInput
 
 HAS_RAY = importlib.util.find_spec("ray") is not None
@@ -28,23 +26,6 @@ def numbered(count: int) -> Iterator[pa.Table]:
 # Functions of the standard library: a process that is to work needs not import the project for them.
 SECOND = methodcaller("slice", 1)
 FAIL = methodcaller("column", "nonsuch")
-
-
-def run_ingest(kind: Kind, modality: Modality, raw: Path, out: Path, where: Engine, workers: int) -> Path:
-    ingest.main(
-        modality,
-        raw,
-        out,
-        source=kind.source,
-        splits=Splits(validation=0.2, test=0.2),
-        min_class_size=2,
-        max_rejects=0.0,
-        label_noise=0.0,
-        seed=0,
-        engine=where,
-        workers=workers,
-    )
-    return out
 
 
 def assert_same_bytes(a: Path, b: Path) -> None:
@@ -104,10 +85,8 @@ def test_calls_need_a_worker():
         list(calls(divmod, 17, [1], Workers("local", 0)))
 
 
-def test_processes_ingest_to_the_same_bytes(
-    kind: Kind, modality: Modality, raw: Path, ingested: Path, tmp_path: Path
-):
-    assert_same_bytes(ingested, run_ingest(kind, modality, raw, tmp_path / "out", "local", 2))
+def test_processes_ingest_to_the_same_bytes(kind: Kind, raw: Path, ingested: Path, tmp_path: Path):
+    assert_same_bytes(ingested, run_ingest(kind, raw, tmp_path / "out", "local", 2))
 
 
 @pytest.mark.skipif(HAS_RAY, reason="Ray is installed: its absence cannot be tried")
@@ -155,9 +134,9 @@ class TestCluster:
 
     @pytest.mark.parametrize("kind", [KINDS[0]], ids=["vision"], indirect=True)
     def test_a_cluster_ingests_to_the_same_bytes(
-        self, cluster: str, kind: Kind, modality: Modality, raw: Path, ingested: Path, tmp_path: Path
+        self, cluster: str, kind: Kind, raw: Path, ingested: Path, tmp_path: Path
     ):
-        assert_same_bytes(ingested, run_ingest(kind, modality, raw, tmp_path / "out", "ray", 2))
+        assert_same_bytes(ingested, run_ingest(kind, raw, tmp_path / "out", "ray", 2))
 
     @pytest.mark.parametrize("sparse", [False, True])
     def test_a_cluster_audits_to_the_same_bytes(

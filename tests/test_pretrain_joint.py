@@ -13,10 +13,9 @@ import pytest
 import runs
 import torch
 import yaml
-from conftest import KINDS
+from conftest import KINDS, run_ingest
 from runs import PRETRAIN, assert_same_files, assert_same_run, changed, command_line, run_finetune
 
-from winnow.data import ingest as ingests
 from winnow.data import stage, store
 from winnow.data.modality import build
 from winnow.ssl import embed, pretrain_joint
@@ -55,19 +54,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What `ingest` and the first round leave of each modality; the round has dropped nothing."""
     root = tmp_path_factory.mktemp("data")
     for kind in KINDS:
-        ingests.main(
-            build(kind.section),
-            kind.write(root / "raw" / kind.name),
-            root / kind.name / "ingest",
-            source=kind.source,
-            splits=ingests.Splits(validation=0.2, test=0.2),
-            min_class_size=2,
-            max_rejects=0.0,
-            label_noise=0.0,
-            seed=0,
-            engine="local",
-            workers=1,
-        )
+        run_ingest(kind, kind.write(root / "raw" / kind.name), root / kind.name / "ingest")
         runs.decide(root / kind.name / "ingest", root / kind.name / "curate@1")
     return root
 

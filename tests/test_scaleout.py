@@ -13,10 +13,9 @@ import pytest
 import runs
 import torch
 import yaml
-from conftest import KINDS, Kind
+from conftest import KINDS, Kind, run_ingest
 from runs import run_finetune, run_pretrain
 
-from winnow.data import ingest as ingests
 from winnow.data.modality import Modality, build
 from winnow.ssl import model as models
 
@@ -43,22 +42,9 @@ def modality() -> Modality:
 
 
 @pytest.fixture(scope="session")
-def ingested(modality: Modality, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def ingested(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("scaleout")
-    ingests.main(
-        modality,
-        TEXT.write(root / "raw"),
-        root / "ingest",
-        source=TEXT.source,
-        splits=ingests.Splits(validation=0.2, test=0.2),
-        min_class_size=2,
-        max_rejects=0.0,
-        label_noise=0.0,
-        seed=0,
-        engine="local",
-        workers=1,
-    )
-    return root / "ingest"
+    return run_ingest(TEXT, TEXT.write(root / "raw"), root / "ingest")
 
 
 @pytest.fixture(autouse=True)

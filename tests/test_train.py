@@ -19,13 +19,12 @@ import runs
 import tiny
 import torch
 import yaml
-from conftest import KINDS, Kind
+from conftest import KINDS, Kind, run_ingest
 from lightning.pytorch.callbacks import LearningRateFinder
 from lightning.pytorch.tuner import Tuner
 from runs import assert_same_run, command_line, run_finetune, run_pretrain
 from tiny_trunk import OPTIMIZATION
 
-from winnow.data import ingest as ingests
 from winnow.data.modality import Modality, build
 from winnow.ssl import finetune, pretrain
 from winnow.ssl import model as models
@@ -42,22 +41,9 @@ def modality() -> Modality:
 
 
 @pytest.fixture(scope="session")
-def ingested(modality: Modality, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def ingested(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("train")
-    ingests.main(
-        modality,
-        VISION.write(root / "raw"),
-        root / "ingest",
-        source=VISION.source,
-        splits=ingests.Splits(validation=0.2, test=0.2),
-        min_class_size=2,
-        max_rejects=0.0,
-        label_noise=0.0,
-        seed=0,
-        engine="local",
-        workers=1,
-    )
-    return root / "ingest"
+    return run_ingest(VISION, VISION.write(root / "raw"), root / "ingest")
 
 
 @pytest.fixture(autouse=True)

@@ -4,9 +4,8 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import KINDS
+from conftest import KINDS, run_ingest
 
-from winnow.data import ingest as ingests
 from winnow.data.batches import Variants
 from winnow.data.datamodule import Samples
 from winnow.data.modality import build
@@ -23,19 +22,7 @@ def origins(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Origin]:
     found = {}
     for kind in (kind for kind in KINDS if kind.name in TURNS):
         modality, out = build(kind.section), root / kind.name / "ingest"
-        ingests.main(
-            modality,
-            kind.write(root / kind.name / "raw"),
-            out,
-            source=kind.source,
-            splits=ingests.Splits(validation=0.2, test=0.2),
-            min_class_size=2,
-            max_rejects=0.0,
-            label_noise=0.0,
-            seed=0,
-            engine="local",
-            workers=1,
-        )
+        run_ingest(kind, kind.write(root / kind.name / "raw"), out)
         found[kind.name] = Origin(modality=modality, ingest=out, labels=out, variants=ONE)
     return found
 
