@@ -154,6 +154,7 @@ class Field:
             layer_decay=1.0,
             freeze=0.0,
             mixup=None,
+            inverse_penalty=None,
             optimization=optimization,
             seed=seed,
         )

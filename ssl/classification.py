@@ -156,11 +156,16 @@ class Classification(Method):
         freeze: fraction of the steps in which the head learns alone [0–1]; above 0, several devices need
             Lightning's strategy `ddp_find_unused_parameters_true`.
         mixup: of images; null: none.
+        inverse_penalty: C of the logistic regression on the encoder's mean tokens that the head starts as, so
+            that a random head's first gradients undo nothing; null: it starts at random.
         optimization: learning rate and its schedule.
         seed: of the head and of dropout.
 
     Raises:
         ValueError: if the encoder reads other samples, or some that are no images are to be mixed.
+
+    Paper: Fine-tuning can distort pretrained features (Kumar et al. 2022, arXiv 2202.10054), section 3.4, for
+    the head that starts solved.
     """
 
     def __init__(
@@ -173,10 +178,12 @@ class Classification(Method):
         layer_decay: float,
         freeze: float,
         mixup: Mixing | None,
+        inverse_penalty: float | None,
         optimization: Optimization,
         seed: int,
     ) -> None:
         super().__init__(optimization, seed)
+        self.inverse_penalty = inverse_penalty
         self.classifier = Classifier(start(encoder, modality, dropout), classes).train()
         self.label_smoothing, self.layer_decay, self.frozen_share = label_smoothing, layer_decay, freeze
         self.mixup = None
@@ -206,6 +213,16 @@ class Classification(Method):
     def configure_optimizers(self) -> Any:
         self.classifier.requires_grad_(True)  # a run that was cut short may have left some of it frozen
         return super().configure_optimizers()
+
+    def on_train_start(self) -> None:
+        if self.inverse_penalty is None or self.global_step:
+            return  # a run that is resumed has its head
+        read, labels = [], []
+        for batch in self.trainer.datamodule.batches("train", 256):  # type: ignore[attr-defined]
+            read.append(pooled(self.classifier.encoder, batch.x.to(self.device), 256))
+            labels.append(batch.label.to(self.device))
+        self.train()
+        solve_head(self.classifier.head, torch.cat(read), torch.cat(labels), self.inverse_penalty)
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
         super().on_train_batch_start(batch, batch_idx)

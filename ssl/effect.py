@@ -222,6 +222,7 @@ def _finetune(
             layer_decay=1.0,
             freeze=0.0,
             mixup=None,  # a batch holds samples that an arm has no label for
+            inverse_penalty=None,  # `arms` solves the head, by each arm's labels
             optimization=settings.optimization,
             seed=seed,
         )

@@ -68,6 +68,7 @@ FINETUNE: dict[str, Any] = {
         "layer_decay": 1.0,
         "freeze": 0.0,
         "mixup": None,
+        "inverse_penalty": None,
         "optimization": OPTIMIZATION,
     },
     "data": {"batch_size": 8, "streaming": None, "variants": {"number": 1, "strength": 1.0}, "seed": 0},

@@ -1,19 +1,24 @@
 from pathlib import Path
+from typing import Any
 
+import lightning
 import numpy as np
 import pandas as pd
 import pytest
 import runs
+import tiny
 import torch
 from runs import assert_same_files, run_finetune
 from tiny_trunk import SHAPE
 
 from winnow.data import store
+from winnow.data.batches import Variants, stack
+from winnow.data.datamodule import Samples
 from winnow.data.modality import Modality
 from winnow.data.store import read_classes
 from winnow.data.vision import Vision
 from winnow.ssl import model as models
-from winnow.ssl.classification import predict
+from winnow.ssl.classification import pooled, predict, solve_head
 from winnow.ssl.trunk import Encoder
 
 FILES = {"model.safetensors", "config.json", "history.csv", "metrics.json"}
@@ -143,3 +148,41 @@ def test_refuses_an_encoder_that_reads_other_samples(
     models.save(Encoder(Vision(size=8, patch=2, channels=1), SHAPE), tmp_path)
     with pytest.raises(ValueError, match=r"the encoder reads .*'patch': 2.* params.yaml's modality"):
         run_finetune(modality, ingested, tmp_path, tmp_path / "out")
+
+
+def test_a_head_may_start_as_the_logistic_regression_of_the_labels(
+    modality: Modality, ingested: Path, encoder: Path, tmp_path: Path
+) -> None:
+    out = run_finetune(
+        modality, ingested, encoder, tmp_path, model__inverse_penalty=0.5, model__optimization__lr=1e-12
+    )
+    trunk, classes = models.load_encoder(encoder), read_classes(ingested)
+    manifest = store.read_table(ingested / "manifest.parquet")
+    train = stack(modality, ingested, manifest[manifest["split"] == "train"], classes)
+    wanted = models.Classifier(trunk, classes)
+    solve_head(wanted.head, pooled(trunk, train.x, 256), train.label, 0.5)
+    found = models.load_classifier(out)
+    torch.testing.assert_close(predict(found, train.x, 256), predict(wanted, train.x, 256), atol=1e-4, rtol=0)
+
+
+@pytest.mark.filterwarnings("ignore:.*LeafSpec:FutureWarning", "ignore:.*`IterableDataset` has `__len__`")
+def test_a_resumed_run_keeps_the_head_that_it_has(
+    modality: Modality, ingested: Path, encoder: Path, tmp_path: Path
+) -> None:
+    """One that was solved anew would undo what was learned until then."""
+
+    class Middle(lightning.Callback):
+        def on_train_batch_end(self, trainer: lightning.Trainer, *rest: Any) -> None:
+            if trainer.global_step == 2:
+                trainer.save_checkpoint(tmp_path / "2.ckpt")
+
+    def fit(*callbacks: lightning.Callback, **resume: Any) -> dict[str, torch.Tensor]:
+        settings = runs.FINETUNE["data"] | {"labelled": True}
+        samples = Samples(
+            modality, ingested, ingested, **{**settings, "variants": Variants(**settings["variants"])}
+        )
+        method = tiny.classification(encoder, modality, classes=samples.classes, inverse_penalty=0.5)
+        tiny.trainer(4, *callbacks).fit(method, datamodule=samples, **resume)
+        return method.classifier.state_dict()
+
+    runs.assert_same(fit(Middle()), fit(ckpt_path=tmp_path / "2.ckpt"))

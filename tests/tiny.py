@@ -44,9 +44,16 @@ def samples(number: int, seed: int = 0) -> Batch:
 def classification(encoder: Path, modality: Modality | None = None, **changed: Any) -> Classification:
     """Fine-tune what a folder holds; unless it is changed, without any of the options."""
     settings: dict[str, Any] = {"dropout": 0.0, "label_smoothing": 0.0, "optimization": OPTIMIZATION}
-    off: dict[str, Any] = {"layer_decay": 1.0, "freeze": 0.0, "mixup": None, "seed": 0}
+    off: dict[str, Any] = {
+        "layer_decay": 1.0,
+        "freeze": 0.0,
+        "mixup": None,
+        "inverse_penalty": None,
+        "seed": 0,
+    }
     made = modality or Vision(size=8, patch=4, channels=1)
-    return Classification(made, CLASSES, encoder, **{**settings, **off, **changed})
+    classes = changed.pop("classes", CLASSES)
+    return Classification(made, classes, encoder, **{**settings, **off, **changed})
 
 
 def taught(student: Classifier, teacher: Classifier, **changed: Any) -> Taught:
