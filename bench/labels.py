@@ -142,7 +142,8 @@ class Field:
         settings = self.section["learn"]
         steps = settings["steps"][share]
         optimization = Optimization(
-            **self.section["finetune"]["model"]["optimization"] | {"lr": settings["lr"], "betas": (0.9, 0.98)}
+            **self.section["finetune"]["model"]["optimization"]
+            | {"lr": settings["lr"], "batch_size": None, "betas": (0.9, 0.98)}
         )
         torch.manual_seed(seed)
         method = Classification(

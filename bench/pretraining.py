@@ -28,8 +28,9 @@ from transformers import Data2VecTextConfig, Data2VecTextModel, Data2VecVisionCo
 from winnow.data.batches import UNLABELLED, Batch, stream
 from winnow.data.modality import Modality
 from winnow.data.text import Text
-from winnow.ssl.data2vec import Data2Vec, Ema, Loss
+from winnow.ssl.data2vec import Data2Vec, Loss
 from winnow.ssl.draws import Draws
+from winnow.ssl.ema import Ema
 from winnow.ssl.masking import Blocks, Masking, Rectangles, Spans
 from winnow.ssl.predictors import DecoderShape, HeadShape
 from winnow.ssl.published.reading import from_huggingface
@@ -122,7 +123,15 @@ def ours(setting: Setting, second: bool) -> Step:
         noise_std=0.01, dropout=0.0,
     )  # fmt: skip
     optimization = Optimization(
-        lr=LR, warmup=0.0, hold=1.0, decay="cosine", floor=0.0, weight_decay=0.01, betas=(0.9, 0.98), eps=1e-8
+        lr=LR,
+        batch_size=None,
+        warmup=0.0,
+        hold=1.0,
+        decay="cosine",
+        floor=0.0,
+        weight_decay=0.01,
+        betas=(0.9, 0.98),
+        eps=1e-8,
     )
     method = Data2Vec(
         setting.modality,
@@ -134,7 +143,7 @@ def ours(setting: Setting, second: bool) -> Step:
         decoder if second else HeadShape(layers=1, ratio=1.0),
         Loss(beta=0.0, scale="root", visible=0.0, extra=0.0),
         None,
-        Ema(start=DECAY, end=DECAY, ramp=0.0, shared=()),
+        Ema(start=DECAY, end=DECAY, ramp=0.0, steps=None, shared=()),
         optimization,
         1.0,
         0,

@@ -66,6 +66,13 @@ class Samples(lightning.LightningDataModule):
         self._decoded: dict[str, Batch] = {}
         self._streamed: dict[str, Stored] = {}
 
+    @property
+    def update_size(self) -> int:
+        """Samples in an update, over all processes and accumulated batches."""
+        trainer = self.trainer
+        batches = 1 if trainer is None else trainer.world_size * trainer.accumulate_grad_batches
+        return batches * self._batch_size
+
     def read(self, split: str) -> Batch:
         """Decode a whole split, once.
 

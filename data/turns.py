@@ -111,6 +111,11 @@ class SampleSets(lightning.LightningDataModule):
         rounds, rest = divmod(updates, len(self.rotation))
         return rounds * self.rotation.count(name) + self.rotation[:rest].count(name)
 
+    @property
+    def update_size(self) -> int:
+        """Samples in an update, over all processes and accumulated batches."""
+        return next(iter(self.sets.values())).update_size
+
     def setup(self, stage: str) -> None:
         for samples in self.sets.values():
             samples.trainer = self.trainer

@@ -10,7 +10,7 @@ Paper: data2vec 2.0 (Baevski et al. 2022, arXiv 2212.07525), sections 3.1 to 3.3
 """
 
 import copy
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -18,13 +18,13 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.nn import functional
-from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from winnow.data.batches import Batch, stream
 from winnow.data.modality import Modality, Tokens
 from winnow.data.reading import Named
 from winnow.ssl import monitor
 from winnow.ssl.draws import Draws
+from winnow.ssl.ema import Ema, follow
 from winnow.ssl.instances import Instances, InstanceShape
 from winnow.ssl.masking import Masking
 from winnow.ssl.method import Method
@@ -34,29 +34,6 @@ from winnow.ssl.train import Optimization
 from winnow.ssl.trunk import Encoded, Encoder, Shape, gather_tokens, pool
 
 SHAREABLE = ("frontend", "positions", "position_norm", "convolutions", "extra", "norm", "relative")
-
-
-@dataclass(frozen=True, kw_only=True)
-class Ema:
-    """How slowly the teacher follows the student.
-
-    Attributes:
-        start: share of the teacher that an update keeps, at first [0–1].
-        end: the same, from `ramp` on.
-        ramp: fraction of the run over which it goes from start to end, linearly [0–1].
-        shared: parts of the trunk in which the teacher is the student: of `frontend`, `positions`,
-            `position_norm`, `convolutions`, `extra`, `norm`, `relative`.
-    """
-
-    start: float
-    end: float
-    ramp: float
-    shared: tuple[str, ...]
-
-    def decay(self, step: int, steps: int) -> float:
-        """Give `ema_decay` after `step` of `steps` updates."""
-        progress = min(step / max(self.ramp * steps, 1), 1.0)
-        return self.start + (self.end - self.start) * progress
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -306,16 +283,3 @@ class Data2Vec(Method):
             "embedding_std": monitor.embedding_std(pooled),
             "effective_rank": monitor.effective_rank(pooled),
         }
-
-
-@torch.no_grad()
-def follow(weights: Iterable[tuple[Tensor, Tensor, bool]], decay: float) -> None:
-    """Move weights of a teacher towards those of a student, all the way where they are to be equal."""
-    pairs: dict[bool, tuple[list[Tensor], list[Tensor]]] = {True: ([], []), False: ([], [])}
-    for kept, live, is_shared in weights:
-        teachers, students = pairs[is_shared]
-        teachers.append(kept)
-        students.append(live)
-    for is_shared, (teachers, students) in pairs.items():
-        if teachers:
-            get_ema_multi_avg_fn(0.0 if is_shared else decay)(teachers, students, None)

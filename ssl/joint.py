@@ -21,7 +21,8 @@ from winnow.data.batches import Batch
 from winnow.data.modality import Modality
 from winnow.data.turns import SampleSets, Turn
 from winnow.ssl import model as models
-from winnow.ssl.data2vec import Data2Vec, Ema, Loss, follow
+from winnow.ssl.data2vec import Data2Vec, Loss
+from winnow.ssl.ema import Ema, follow
 from winnow.ssl.instances import InstanceShape
 from winnow.ssl.masking import Masking
 from winnow.ssl.method import Method
@@ -47,7 +48,7 @@ ALIKE = {
         "drop_path",
         "drop_layer",
     ),
-    "ema": ("start", "end", "ramp"),
+    "ema": ("start", "end", "ramp", "steps"),
     "loss": ("scale",),  # that the layers hear all of them equally loud
 }
 

@@ -78,6 +78,8 @@ class Method(Trainable):
 
     def configure_optimizers(self) -> Any:
         optimization = replace(self.optimization, lr=self.lr)
+        if self.lr == self.optimization.lr:  # one that a finder has found is of this batch
+            optimization = optimization.of(getattr(self.trainer, "datamodule", None))
         return optimizers(self, optimization, self.trainer.max_steps, self.scales())
 
     def on_fit_start(self) -> None:

@@ -9,7 +9,7 @@ import math
 import sys
 import warnings
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
@@ -32,6 +32,8 @@ class Optimization:
 
     Attributes:
         lr: peak learning rate.
+        batch_size: samples in an update, over all processes and accumulated batches, that `lr` was chosen
+            for: with n of them it is lr * sqrt(n / batch_size); null: lr, whatever their number.
         warmup: fraction of the steps until the peak [0–1].
         hold: fraction of the steps at the peak before the decay begins [0–1]; pruning wants the
             rate held while masks move (Prune Once for All, section 3.2).
@@ -40,9 +42,13 @@ class Optimization:
         weight_decay: on matrices only, not on biases, norms, positions and extra tokens.
         betas: decay of the two moments.
         eps: added to the root of the second one.
+
+    Paper: On the SDEs and Scaling Rules for Adaptive Gradient Algorithms (Malladi et al. 2022, arXiv
+    2205.10287), section 5, for the root.
     """
 
     lr: float
+    batch_size: int | None
     warmup: float
     hold: float
     decay: Literal["cosine", "exponential"]
@@ -50,6 +56,22 @@ class Optimization:
     weight_decay: float
     betas: tuple[float, float]
     eps: float
+
+    def of(self, samples: Any) -> "Optimization":
+        """Give the same with the learning rate for the updates of a data module.
+
+        Raises:
+            ValueError: if the number of samples in its updates is asked for and cannot be known.
+        """
+        if self.batch_size is None:
+            return self
+        if not hasattr(samples, "update_size"):
+            raise ValueError(
+                f"optimization.batch_size is {self.batch_size}, and nothing tells how many samples an "
+                "update has: train with a data module of winnow's, or set it to null"
+            )
+        lr = self.lr * math.sqrt(samples.update_size / self.batch_size)
+        return replace(self, lr=lr, batch_size=samples.update_size)
 
     def factor(self, step: int, steps: int) -> float:
         """Give the learning rate of a step, as a fraction of the peak."""

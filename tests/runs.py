@@ -35,7 +35,7 @@ PRETRAIN: dict[str, Any] = {
         },
         "loss": {"beta": 0.0, "scale": "root", "visible": 0.5, "extra": 0.0},
         "instances": None,
-        "ema": {"start": 0.9, "end": 0.99, "ramp": 0.5, "shared": []},
+        "ema": {"start": 0.9, "end": 0.99, "ramp": 0.5, "steps": None, "shared": []},
         "optimization": OPTIMIZATION,
         "frontend_lr": 1.0,
     },

@@ -18,7 +18,8 @@ from winnow.data import store
 from winnow.data.batches import Batch
 from winnow.data.modality import Modality, Tokens
 from winnow.data.vision import Vision
-from winnow.ssl.data2vec import Data2Vec, Ema, Loss
+from winnow.ssl.data2vec import Data2Vec, Loss
+from winnow.ssl.ema import Ema
 from winnow.ssl.instances import InstanceShape
 from winnow.ssl.masking import Blocks
 from winnow.ssl.predictors import Decoder, DecoderShape
@@ -26,7 +27,7 @@ from winnow.ssl.targets import Target, instance_norm
 
 # Lightning's own use of torch; the stages hide it from their users in the same way.
 pytestmark = pytest.mark.filterwarnings("ignore:.*LeafSpec:FutureWarning")
-EMA = Ema(start=0.5, end=0.9, ramp=0.5, shared=())
+EMA = Ema(start=0.5, end=0.9, ramp=0.5, steps=None, shared=())
 TARGET = Target(layers=2, tap="feed_forward", norm="instance", final_norm="none")
 INSTANCES = InstanceShape(weight=0.7, temperature=0.2, layers=2, ratio=2.0, dim=8)
 LOSS = Loss(beta=0.0, scale="root", visible=0.0, extra=0.0)
@@ -178,21 +179,6 @@ def test_refuses_layers_that_are_not_there(layers: int) -> None:
 
 
 # --- the teacher follows ------------------------------------------------------------------------
-
-
-def test_decay_ramps_linearly_and_stays() -> None:
-    ema = Ema(start=0.9, end=0.99, ramp=0.5, shared=())
-    assert ema.decay(0, 100) == 0.9
-    assert ema.decay(25, 100) == pytest.approx(0.945)
-    assert ema.decay(50, 100) == pytest.approx(0.99)
-    assert ema.decay(51, 100) == ema.decay(100, 100) == pytest.approx(0.99)
-    for step in range(49):
-        rise = ema.decay(step + 1, 100) - ema.decay(step, 100)
-        assert rise == pytest.approx(0.09 / 50)
-
-
-def test_without_a_ramp_the_decay_is_at_its_end_from_the_first_update() -> None:
-    assert Ema(start=0.9, end=0.99, ramp=0.0, shared=()).decay(1, 100) == 0.99
 
 
 def test_starts_as_the_student_and_learns_nothing_by_gradient() -> None:

@@ -118,7 +118,7 @@ def test_the_loss_falls_and_nothing_collapses(modality: Modality, ingested: Path
 def test_a_collapse_stops_the_run(modality: Modality, ingested: Path, tmp_path: Path) -> None:
     """The teacher is the student of the step before, and the steps are far too long."""
     settings: dict[str, Any] = {
-        "model__ema": {"start": 0.0, "end": 0.0, "ramp": 1.0, "shared": []},
+        "model__ema": {"start": 0.0, "end": 0.0, "ramp": 1.0, "steps": None, "shared": []},
         "model__optimization": {**runs.OPTIMIZATION, "lr": 0.3, "warmup": 0.0},
         "model__target__final_norm": "none",
         "trainer__max_steps": 60,

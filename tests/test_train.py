@@ -22,7 +22,7 @@ import yaml
 from conftest import KINDS, Kind, run_ingest
 from lightning.pytorch.callbacks import LearningRateFinder
 from lightning.pytorch.tuner import Tuner
-from runs import assert_same_run, command_line, run_finetune, run_pretrain
+from runs import assert_same_files, assert_same_run, command_line, run_finetune, run_pretrain
 from tiny_trunk import OPTIMIZATION
 
 from winnow.data.modality import Modality, build
@@ -104,6 +104,35 @@ def test_the_optimizer_follows_the_schedule_and_spares_biases_and_norms() -> Non
         assert optimizer.param_groups[0]["lr"] == pytest.approx(0.1 * schedule().factor(step, 10))
         optimizer.step()
         rate.step()
+
+
+def test_the_rate_goes_with_the_root_of_the_samples_in_an_update(
+    modality: Modality, ingested: Path, tmp_path: Path
+) -> None:
+    """However they come together: in one batch, or accumulated."""
+
+    def run(name: str, **changes: Any) -> Path:
+        (tmp_path / name).mkdir()
+        settled = {f"model__optimization__{key}": value for key, value in changes.pop("rate").items()}
+        return run_pretrain(modality, ingested, tmp_path / name, **settled, **changes)
+
+    lr = runs.OPTIMIZATION["lr"]
+    assert_same_files(
+        run("eight", rate={"batch_size": 2}), run("twice the rate", rate={"lr": lr * 2, "batch_size": None})
+    )
+    four = {"data__batch_size": 2, "trainer__accumulate_grad_batches": 4}
+    assert_same_files(
+        run("four", rate={"batch_size": 32}, **four),
+        run("half the rate", rate={"lr": lr / 2, "batch_size": None}, **four),
+    )
+
+
+def test_a_rate_for_a_number_of_samples_needs_to_know_it() -> None:
+    assert schedule().of(None) == schedule()
+    with pytest.raises(
+        ValueError, match=r"optimization\.batch_size is 8, and nothing tells how many samples"
+    ):
+        schedule(batch_size=8).of(None)
 
 
 # --- Lightning's finder of a learning rate and its profilers ------------------------------------

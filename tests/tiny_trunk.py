@@ -36,6 +36,7 @@ SHAPE = Shape(
 )
 OPTIMIZATION = Optimization(
     lr=1e-3,
+    batch_size=None,
     warmup=0.1,
     hold=0.0,
     decay="cosine",
