@@ -1,79 +1,100 @@
-"""Callbacks for training a sparse network: the one prunes it step by step, the other keeps its zeros zero."""
+"""Lightning callbacks for sparse training: the one prunes step by step, the other keeps zeros zero."""
 
 from typing import Any
 
 import lightning
 import torch
-from jaxtyping import Bool
 from lightning.pytorch.callbacks import Callback
-from torch import Tensor, nn
+from torch import nn
 
-from winnow.compress.sparsity import Pattern, Schedule, lock, magnitude_keep, measured_sparsity, prunable
+from winnow.compress.allocation import Allocation, layerwise
+from winnow.compress.patterns import UNSTRUCTURED, Pattern
+from winnow.compress.schedules import Span
+from winnow.compress.scores import Score
+from winnow.compress.sparsity import Choice, Keep, Pruner, measured_sparsity, require_zeros, zero
 
 
 class PatternLock(Callback):
-    """Keeps the zeros that a model comes with through a training run.
+    """Keeps the zeros that a network comes with through a training run, and lets no other be saved.
 
     Momentum and weight decay move what has no gradient, so zeros are set again after every step.
-    The network is the LightningModule's `student`.
+
+    Args:
+        network: name of the LightningModule's attribute that is sparse; "" is the module itself.
+        choose: which of its weights; see `winnow.compress.sparsity.prunable`.
     """
 
-    def __init__(self) -> None:
-        self.keep: dict[str, Bool[Tensor, "row column"]] = {}
+    def __init__(self, network: str = "", choose: Choice | None = None) -> None:
+        self.network = network
+        self.pruner = Pruner(choose=choose)
+
+    @property
+    def keep(self) -> Keep:
+        """Give the masks; True = kept."""
+        return self.pruner.keep
+
+    def of(self, module: lightning.LightningModule) -> nn.Module:
+        """Give the sparse network."""
+        return module.get_submodule(self.network)
 
     def on_fit_start(self, trainer: lightning.Trainer, module: Any) -> None:
-        if not self.keep:
-            self.keep = lock(module.student)
-        self.keep = {name: keep.to(module.device) for name, keep in self.keep.items()}
+        self.pruner.start(self.of(module))
 
     def on_train_batch_end(
         self, trainer: lightning.Trainer, module: Any, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        self.apply(module.student)
-        module.log("sparsity", measured_sparsity(module.student))
+        zero(self.of(module), self.keep)
+        module.log("sparsity", measured_sparsity(self.of(module), self.pruner.choose))
 
-    @torch.no_grad()
-    def apply(self, model: nn.Module) -> None:
-        """Set every pruned weight to zero."""
-        for name, weight in prunable(model).items():
-            weight.masked_fill_(~self.keep[name], 0)
+    def on_save_checkpoint(self, trainer: lightning.Trainer, module: Any, checkpoint: dict[str, Any]) -> None:
+        require_zeros(self.of(module), self.keep)
 
     def state_dict(self) -> dict[str, Any]:
-        return {"keep": self.keep}
+        return self.pruner.state_dict()
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        self.keep = state_dict["keep"]
+        self.pruner.load_state_dict(state_dict)
 
 
 class Pruning(PatternLock):
-    """Prunes by magnitude while a model trains, and ends exactly at the pattern's sparsity.
+    """Prunes while a network trains, and ends exactly at the sparsity that is asked for.
 
     Args:
-        pattern: what is pruned together, and how much of it.
-        schedule: when.
+        sparsity: fraction of zeros in what is pruned, in the end [0–1).
+        schedule: when, as fractions of the run.
+        pattern: what is pruned together.
+        score: what is kept; by default magnitude.
+        allocate: which weight bears how much.
+        network: name of the LightningModule's attribute that is pruned; "" is the module itself.
+        choose: which of its weights; see `winnow.compress.sparsity.prunable`.
+
+    Raises:
+        ValueError: if the pattern does not have this sparsity, or does not fit a weight.
     """
 
-    def __init__(self, pattern: Pattern, schedule: Schedule) -> None:
-        super().__init__()
-        self.pattern, self.schedule = pattern, schedule
+    def __init__(
+        self,
+        sparsity: float,
+        schedule: Span,
+        pattern: Pattern = UNSTRUCTURED,
+        score: Score | None = None,
+        allocate: Allocation = layerwise,
+        network: str = "",
+        choose: Choice | None = None,
+    ) -> None:
+        super().__init__(network)
+        pattern.require_sparsity(sparsity)
+        self.sparsity, self.schedule = sparsity, schedule
+        self.pruner = Pruner(pattern, score, allocate, choose)
+
+    def on_before_optimizer_step(
+        self, trainer: lightning.Trainer, module: Any, optimizer: torch.optim.Optimizer
+    ) -> None:
+        self.pruner.watch(self.of(module))
 
     def on_train_batch_end(
         self, trainer: lightning.Trainer, module: Any, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        step = trainer.global_step
-        decay = self.schedule.over(trainer.max_steps, self.pattern.sparsity)
-        # The last refresh is forced: `end` need not be a multiple of `frequency`.
-        if decay.should_prune(step) or step == decay.end:
-            self.refresh(module.student, decay.sparsity(step), trainer.optimizers)
+        schedule = self.schedule.over(int(trainer.estimated_stepping_batches), self.sparsity)
+        self.pruner.step(self.of(module), trainer.global_step, schedule, trainer.optimizers)
         super().on_train_batch_end(trainer, module, outputs, batch, batch_idx)
-
-    @torch.no_grad()
-    def refresh(self, model: nn.Module, sparsity: float, optimizers: list[torch.optim.Optimizer]) -> None:
-        """Choose the kept weights anew, and make the optimizer forget the pruned ones."""
-        for name, weight in prunable(model).items():
-            keep = magnitude_keep(weight, sparsity, self.pattern.block, self.pattern.pooling)
-            self.keep[name] = keep
-            for optimizer in optimizers:
-                for moment in optimizer.state.get(weight, {}).values():
-                    if isinstance(moment, Tensor) and moment.shape == weight.shape:
-                        moment.masked_fill_(~keep, 0)

@@ -93,7 +93,7 @@ def main(
     Raises:
         RuntimeError: if the file does not do what the trained network does.
     """
-    pattern = PatternLock()
+    pattern = PatternLock("student")
     method, history = teaching.teach(
         Quantized,
         modality,

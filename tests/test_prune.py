@@ -7,12 +7,16 @@ import pytest
 import tiny_trunk
 import torch
 from conftest import KINDS
+from jsonargparse import ArgumentError, ArgumentParser
 from tiny_trunk import SHAPE
 
-from winnow.compress import evaluate, prune, quantize
-from winnow.compress.sparsity import Schedule, lock, measured_sparsity
+from winnow.compress import evaluate, prune, quantize, sensitivity
+from winnow.compress.patterns import NM, Blocks, Pattern
+from winnow.compress.schedules import Constant, Polynomial, Span
+from winnow.compress.sparsity import lock, measured_sparsity
 from winnow.data import store
 from winnow.data.modality import Modality
+from winnow.data.stage import BadInput
 from winnow.data.store import read_classes
 from winnow.ssl import model as models
 from winnow.ssl.model import Classifier
@@ -33,6 +37,7 @@ RUN: dict[str, Any] = {
     },
     "threads": 1,
 }
+SCHEDULE = Polynomial(begin=0.1, end=0.6, refresh=0.6, frequency=2, power=3.0, initial=0.0)
 FILES = {"model.safetensors", "config.json", "history.csv", "metrics.json"}
 
 
@@ -61,22 +66,26 @@ def test_the_chain_from_teacher_to_int8(
             teacher,
             out,
             sparsity=0.75,
-            block=(1, 4),
-            pooling="average",
-            schedule=Schedule(begin=0.1, end=0.6, frequency=2, power=3.0, initial=0.0),
+            pattern=Blocks(block=(1, 4), pooling="average"),
+            scope="layer",
+            score="magnitude",
+            schedule=SCHEDULE,
             model=TEACHING,
             **RUN,
             logs=tmp_path / "logs",
         )
-    assert {path.name for path in pruned.iterdir()} == FILES
+    assert {path.name for path in pruned.iterdir()} == FILES | {"layers.csv"}
     assert all((pruned / name).read_bytes() == (again / name).read_bytes() for name in FILES)
     sparse = models.load_classifier(pruned)
     assert measured_sparsity(sparse) == 0.75
     assert store.read_json(pruned / "metrics.json")["sparsity"] == 0.75
     pattern = {"sparsity": 0.75, "block": [1, 4], "pooling": "average"}
+    pattern |= {"scope": "layer", "score": "magnitude"}
     assert models.read_notes(pruned)["pattern"] == pattern
     rising = pd.read_csv(pruned / "history.csv", index_col="step")["sparsity"]
     assert rising.is_monotonic_increasing and rising.iloc[-1] == 0.75
+    table = pd.read_csv(pruned / "layers.csv")
+    assert list(table["name"]) == list(lock(sparse)) and set(table["sparsity"]) == {0.75}
 
     quantize.main(
         modality,
@@ -123,3 +132,70 @@ def test_the_chain_from_teacher_to_int8(
     book = store.read_json(scored / "ledger.json")
     assert sum(book["int8_bytes"].values()) == metrics["int8_size_bytes"]
     assert book["counted_ratio"] == 16
+
+
+HALF = NM(n=2, m=4)
+VARIANTS: dict[str, tuple[float, Pattern, Span, str, str]] = {
+    "movement, global": (0.75, Blocks(block=(1, 1), pooling="max"), SCHEDULE, "global", "movement"),
+    "fisher, erk": (0.75, Blocks(block=(1, 4), pooling="average"), SCHEDULE, "erk", "fisher"),
+    "sensitivity": (0.75, Blocks(block=(4, 4), pooling="max"), SCHEDULE, "sensitivity", "magnitude"),
+    "2:4, constant": (0.5, HALF, Constant(begin=0.25, end=0.25, frequency=1), "layer", "magnitude"),
+}
+
+
+@pytest.mark.parametrize("kind", [KINDS[0]], ids=["vision"], indirect=True)
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_prunes_by_every_scope_and_score(
+    modality: Modality, ingested: Path, tmp_path: Path, variant: str
+) -> None:
+    sparsity, pattern, schedule, scope, score = VARIANTS[variant]
+    teacher, out = tmp_path / "teacher", tmp_path / "prune"
+    for folder in (teacher, out):
+        folder.mkdir()
+    torch.manual_seed(0)
+    models.save(Classifier(Encoder(modality, replace(SHAPE, layers=1)), read_classes(ingested)), teacher)
+    prune.main(
+        modality,
+        ingested,
+        ingested,
+        teacher,
+        teacher,
+        out,
+        sparsity=sparsity,
+        pattern=pattern,
+        scope=scope,  # type: ignore[arg-type]
+        score=score,  # type: ignore[arg-type]
+        schedule=schedule,
+        model=TEACHING,
+        **RUN,
+        logs=tmp_path / "logs",
+    )
+    sparse, table = models.load_classifier(out), pd.read_csv(out / "layers.csv")
+    assert measured_sparsity(sparse) == pytest.approx(sparsity, abs=0.02)
+    assert store.read_json(out / "metrics.json")["sparsity"] == pytest.approx(
+        measured_sparsity(sparse), abs=1e-6
+    )
+    assert len(set(table["sparsity"])) == 1 if scope == "layer" else len(set(table["sparsity"])) > 1
+    scanned = [name for name in table if name.startswith("loss_at_")]
+    assert (len(scanned) == 1 + len(sensitivity.LEVELS)) if scope == "sensitivity" else not scanned
+    assert not table.isna().any().any()
+
+
+def test_a_section_names_a_pattern_by_its_keys_and_says_what_is_wrong() -> None:
+    def read(**pattern: Any) -> Pattern:
+        parser = ArgumentParser(exit_on_error=False)
+        parser.add_argument("--pattern", type=Pattern)
+        return parser.instantiate(parser.parse_object({"pattern": pattern})).pattern
+
+    assert read(block=[1, 4], pooling="max") == Blocks(block=(1, 4), pooling="max")
+    assert read(n=2, m=4) == HALF
+    for wrong, told in (({"block": [1, 4]}, "pooling"), ({"n": 4, "m": 4}, "0 < n < m"), ({"m": 4}, "n")):
+        with pytest.raises((ArgumentError, ValueError), match=told):
+            read(**wrong)
+
+
+def test_a_pattern_that_prunes_all_alike_has_no_other_scope_and_no_other_sparsity() -> None:
+    with pytest.raises(BadInput, match="scope must be layer, not erk"):
+        prune.make_pruning(0.5, HALF, "erk", "magnitude", SCHEDULE)
+    with pytest.raises(BadInput, match=r"2:4 is a sparsity of 0\.5"):
+        prune.make_pruning(0.8, HALF, "layer", "magnitude", SCHEDULE)
