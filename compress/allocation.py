@@ -26,11 +26,15 @@ def layerwise(weights: Weights, scores: Scores, sparsity: float) -> dict[str, fl
 
 
 def overall(weights: Weights, scores: Scores, sparsity: float) -> dict[str, float]:
-    """Compare the scores of all weights with each other: one threshold for the whole network."""
-    ranks = torch.cat([scores[name].flatten() for name in weights])
-    kept = max(round(len(ranks) * (1 - sparsity)), 1)
+    """Compare the scores of all weights with each other: one threshold for the whole network.
+
+    The best of each weight is kept in any case: a matrix of zeros would cut the network in two.
+    """
+    flat = [scores[name].flatten() for name in weights]
+    ranks = torch.cat([score.scatter(0, score.argmax(0, keepdim=True), torch.inf) for score in flat])
+    kept = max(round(len(ranks) * (1 - sparsity)), len(flat))
     chosen = ranks.argsort(descending=True, stable=True)[:kept]
-    sizes = [scores[name].numel() for name in weights]
+    sizes = [len(score) for score in flat]
     ends = torch.tensor(sizes, device=chosen.device).cumsum(0)
     counts = torch.bucketize(chosen, ends, right=True).bincount(minlength=len(sizes)).tolist()
     return {name: 1 - count / size for name, count, size in zip(weights, counts, sizes, strict=True)}

@@ -17,7 +17,9 @@ from winnow.compress.patterns import Pattern, from_matrix, to_matrix
 # Of the block-diagonal Fisher matrix. oBERT's 50 for single weights, as a power of two; larger blocks know
 # more and take memory in proportion [weights].
 FISHER_BLOCK = 64
-DAMPING = 1e-3  # share of the mean of the diagonal that is added to it; few gradients span few directions
+# Share of the mean of the diagonal that is added to it: few gradients span few directions, and what is made
+# up for along others ruins more than it saves.
+DAMPING = 0.1
 
 
 class Score(ABC):
