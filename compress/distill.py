@@ -1,44 +1,17 @@
 """classifier → shallower classifier, taught by it."""
 
 import copy
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from torch import nn
-
 from winnow.compress import teaching
+from winnow.compress.depth import shallower
 from winnow.compress.teaching import Distillation, Taught
 from winnow.data import store
 from winnow.data.modality import Modality
 from winnow.ssl import model as models
 from winnow.ssl import train
-from winnow.ssl.model import Classifier
 from winnow.ssl.train import Optimization
-
-
-def shallower(teacher: Classifier, layers: list[int]) -> Classifier:
-    """Copy a classifier with some of its layers only; all else is copied whole.
-
-    Args:
-        teacher: what is copied.
-        layers: kept layers, from 0, in order.
-
-    Raises:
-        ValueError: if there is no such layer, or they are out of order.
-
-    Paper: DistilBERT (Sanh et al. 2019, arXiv 1910.01108), section 2, student initialization.
-    """
-    depth = teacher.encoder.shape.layers
-    if not layers or layers != sorted(set(layers)) or layers[0] < 0 or layers[-1] >= depth:
-        raise ValueError(f"layers must ascend within 0 to {depth - 1}, not {layers}")
-    student = copy.deepcopy(teacher)
-    encoder = student.encoder
-    encoder.layers = nn.ModuleList(encoder.layers[number] for number in layers)
-    if encoder.shape.attention_bias == "layer_table":
-        encoder.relative = nn.ModuleList(encoder.relative[number] for number in layers)
-    encoder.shape = replace(encoder.shape, layers=len(layers))
-    return student
 
 
 class Distilled(Taught):
@@ -65,7 +38,8 @@ class Distilled(Taught):
         seed: int,
     ) -> None:
         taught = models.load_classifier(Path(teacher))
-        student = shallower(taught, layers)
+        student = copy.deepcopy(taught)
+        student.encoder = shallower(taught.encoder, layers)
         super().__init__(student, taught, modality, classes, distillation, optimization, seed)
 
 

@@ -162,7 +162,8 @@ def read_optional_steps() -> list[Step]:
         root = Path(folder)
         (root / ".dvc").mkdir()
         shutil.copy(ROOT / "dvc.yaml", root)
-        (root / "params.yaml").write_text(yaml.safe_dump({**PARAMS, "trunks": ["joint"]}))
+        once = {name: f"{name}/pretrain" for name in MODALITIES}
+        (root / "params.yaml").write_text(yaml.safe_dump({**PARAMS, "trunks": ["joint"], "once": once}))
         known = {step.address for step in STEPS}
         return [step for one in read_pipeline(root).stages if (step := read_step(one)).address not in known]
 

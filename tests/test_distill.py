@@ -4,43 +4,17 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
-import tiny
 import tiny_trunk
 import torch
 from tiny_trunk import SHAPE
 
 from winnow.compress import distill
-from winnow.compress.distill import shallower
 from winnow.data import store
 from winnow.data.modality import Modality
 from winnow.data.store import read_classes
 from winnow.ssl import model as models
 from winnow.ssl.model import Classifier
 from winnow.ssl.trunk import Encoder
-
-
-def test_a_student_of_all_layers_is_the_teacher() -> None:
-    teacher = tiny.classifier()
-    student = shallower(teacher, [0, 1])
-    x = tiny.samples(8).x
-    assert torch.equal(student.eval()(x), teacher(x))
-
-
-def test_a_student_has_the_chosen_layers_and_weights_of_its_own() -> None:
-    teacher = tiny.classifier()
-    student = shallower(teacher, [1])
-    assert student.encoder.shape.layers == 1
-    assert torch.equal(student.encoder.layers[0].fc1.weight, teacher.encoder.layers[1].fc1.weight)
-    assert torch.equal(student.head.weight, teacher.head.weight)
-    with torch.no_grad():
-        student.head.weight.zero_()
-    assert teacher.head.weight.any()
-
-
-@pytest.mark.parametrize("layers", [[], [1, 0], [0, 0], [0, 2], [-1]])
-def test_refuses_layers_that_are_not_there(layers: list[int]) -> None:
-    with pytest.raises(ValueError, match="must ascend within 0 to 1"):
-        shallower(tiny.classifier(), layers)
 
 
 def run(modality: Modality, ingest: Path, root: Path, **changed: Any) -> Path:

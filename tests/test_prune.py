@@ -7,7 +7,6 @@ import pytest
 import tiny_trunk
 import torch
 from conftest import KINDS
-from jsonargparse import ArgumentError, ArgumentParser
 from tiny_trunk import SHAPE
 
 from winnow.compress import evaluate, prune, quantize, sensitivity
@@ -16,7 +15,6 @@ from winnow.compress.schedules import Constant, Polynomial, Span
 from winnow.compress.sparsity import lock, measured_sparsity
 from winnow.data import store
 from winnow.data.modality import Modality
-from winnow.data.stage import BadInput
 from winnow.data.store import read_classes
 from winnow.ssl import model as models
 from winnow.ssl.model import Classifier
@@ -179,23 +177,3 @@ def test_prunes_by_every_scope_and_score(
     scanned = [name for name in table if name.startswith("loss_at_")]
     assert (len(scanned) == 1 + len(sensitivity.LEVELS)) if scope == "sensitivity" else not scanned
     assert not table.isna().any().any()
-
-
-def test_a_section_names_a_pattern_by_its_keys_and_says_what_is_wrong() -> None:
-    def read(**pattern: Any) -> Pattern:
-        parser = ArgumentParser(exit_on_error=False)
-        parser.add_argument("--pattern", type=Pattern)
-        return parser.instantiate(parser.parse_object({"pattern": pattern})).pattern
-
-    assert read(block=[1, 4], pooling="max") == Blocks(block=(1, 4), pooling="max")
-    assert read(n=2, m=4) == HALF
-    for wrong, told in (({"block": [1, 4]}, "pooling"), ({"n": 4, "m": 4}, "0 < n < m"), ({"m": 4}, "n")):
-        with pytest.raises((ArgumentError, ValueError), match=told):
-            read(**wrong)
-
-
-def test_a_pattern_that_prunes_all_alike_has_no_other_scope_and_no_other_sparsity() -> None:
-    with pytest.raises(BadInput, match="scope must be layer, not erk"):
-        prune.make_pruning(0.5, HALF, "erk", "magnitude", SCHEDULE)
-    with pytest.raises(BadInput, match=r"2:4 is a sparsity of 0\.5"):
-        prune.make_pruning(0.8, HALF, "layer", "magnitude", SCHEDULE)
