@@ -1,7 +1,6 @@
 """classifier → shallower classifier, taught by it."""
 
 import copy
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -29,15 +28,15 @@ def shallower(teacher: Classifier, layers: list[int]) -> Classifier:
 
     Paper: DistilBERT (Sanh et al. 2019, arXiv 1910.01108), section 2, student initialization.
     """
-    depth = teacher.encoder.shape.layers
+    depth = len(teacher.encoder.layers)
     if not layers or layers != sorted(set(layers)) or layers[0] < 0 or layers[-1] >= depth:
         raise ValueError(f"layers must ascend within 0 to {depth - 1}, not {layers}")
     student = copy.deepcopy(teacher)
     encoder = student.encoder
     encoder.layers = nn.ModuleList(encoder.layers[number] for number in layers)
-    if encoder.shape.attention_bias == "layer_table":
+    if len(encoder.relative) > 1:  # one for each layer
         encoder.relative = nn.ModuleList(encoder.relative[number] for number in layers)
-    encoder.shape = replace(encoder.shape, layers=len(layers))
+    encoder.shape = encoder.shape.keeping(layers)
     return student
 
 

@@ -16,6 +16,7 @@ from winnow.data.modality import Modality
 from winnow.ssl.heads import Recognizer, Regressor, Tagger
 from winnow.ssl.positions import ConvolutionShape
 from winnow.ssl.trunk import Encoder, Shape
+from winnow.ssl.vit import TimmShape
 
 
 class Classifier(nn.Module):
@@ -24,7 +25,7 @@ class Classifier(nn.Module):
     def __init__(self, encoder: Encoder, classes: list[str]) -> None:
         super().__init__()
         self.encoder, self.classes = encoder, classes
-        self.head = nn.Linear(encoder.shape.dim, len(classes))
+        self.head = nn.Linear(encoder.dim, len(classes))
 
     def forward(self, x: Tensor) -> Float[Tensor, "batch class"]:
         encoded = self.encoder(x)
@@ -84,7 +85,7 @@ def load(directory: Path) -> Model:
     """
     config = store.read_json(directory / "config.json")
     model: Model
-    model = encoder = Encoder(modalities.build(config["modality"]), _shape(**config["shape"]))
+    model = encoder = Encoder(modalities.build(config["modality"]), _shape(config["shape"]))
     if "head" in config:
         kind = _HEADS[config["head"].pop("kind")]
         model = kind(encoder, config["classes"], **config["head"])
@@ -94,9 +95,13 @@ def load(directory: Path) -> Model:
     return model.eval()
 
 
-def _shape(*, biases: list[str], convolutions: dict[str, int] | None, **plain: Any) -> Shape:
+def _shape(section: dict[str, Any]) -> Shape | TimmShape:
+    if "timm" in section:
+        blocks = section.pop("blocks")
+        return TimmShape(blocks=None if blocks is None else tuple(blocks), **section)
+    biases, convolutions = section.pop("biases"), section.pop("convolutions")
     around = None if convolutions is None else ConvolutionShape(**convolutions)
-    return Shape(biases=tuple(biases), convolutions=around, **plain)
+    return Shape(biases=tuple(biases), convolutions=around, **section)
 
 
 def load_encoder(directory: Path) -> Encoder:
