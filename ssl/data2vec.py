@@ -117,6 +117,8 @@ class Data2Vec(Method):
             extra token to predict by, or masks cannot be paired.
     """
 
+    steps = ("training_step", "validation_step", "predict_step", "diagnose")
+
     def __init__(
         self,
         modality: Modality,

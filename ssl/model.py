@@ -72,8 +72,14 @@ def save(model: Model, directory: Path, **notes: Any) -> None:
     }
     if not isinstance(model, Encoder | Classifier):
         config["head"] = {"kind": type(model).__name__, **model.arguments}
-    save_file(model.state_dict(), directory / "model.safetensors")
+    weights = {name: whole(weight) for name, weight in model.state_dict().items()}
+    save_file(weights, directory / "model.safetensors")
     store.write_json(directory / "config.json", config)
+
+
+def whole(weight: Tensor) -> Tensor:
+    """Put a weight together that `trainer.strategy: fsdp` has spread; all processes have to ask for it."""
+    return weight.full_tensor() if hasattr(weight, "full_tensor") else weight
 
 
 def load(directory: Path) -> Model:
