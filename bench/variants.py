@@ -53,7 +53,7 @@ def seeded(section: Any, seed: int) -> Any:
 
 
 def go(name: str, way: str, workspace: Path, root: Path) -> tuple[float, float]:
-    """Run a way's stages in `root`; give the seconds of those that know the task, and of those that do not."""
+    """Run a way's stages in `root`; give the seconds of those that know the task, and of the others."""
     here, there = root / "out" / name, (workspace / "out" / name).resolve()
     here.mkdir(parents=True, exist_ok=True)
     for origin in ("ingest", "curate@1", "curate@2", "pretrain", "finetune"):
@@ -125,9 +125,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=2, help="how many")
     asked = parser.parse_args()
     params = yaml.safe_load(Path("params.yaml").read_text(encoding="utf-8"))
-    print(
-        "| | int8, by way of | accuracy, % | against the teacher, points | ONNX, kB | s with the task | s before |"
-    )
+    print("| | int8, by way of | accuracy, % | against the teacher, points | ONNX, kB | s, task | s before |")
     print("|---|---|---|---|---|---|---|")
     for name in asked.modalities:
         compare(name, asked.workspace, params, asked.seeds)

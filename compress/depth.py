@@ -1,7 +1,6 @@
 """Fewer layers: a network that starts from some of another's."""
 
 import copy
-from dataclasses import replace
 
 from torch import nn
 
@@ -20,12 +19,12 @@ def shallower(encoder: Encoder, layers: list[int]) -> Encoder:
 
     Paper: DistilBERT (Sanh et al. 2019, arXiv 1910.01108), section 2, student initialization.
     """
-    depth = encoder.shape.layers
+    depth = len(encoder.layers)
     if not layers or layers != sorted(set(layers)) or layers[0] < 0 or layers[-1] >= depth:
         raise ValueError(f"layers must ascend within 0 to {depth - 1}, not {layers}")
     student = copy.deepcopy(encoder)
     student.layers = nn.ModuleList(student.layers[number] for number in layers)
-    if encoder.shape.attention_bias == "layer_table":
+    if len(encoder.relative) > 1:  # one for each layer
         student.relative = nn.ModuleList(student.relative[number] for number in layers)
-    student.shape = replace(encoder.shape, layers=len(layers))
+    student.shape = encoder.shape.keeping(layers)
     return student

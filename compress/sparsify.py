@@ -76,7 +76,7 @@ class Sparsified(Data2Vec):
             masking,
             masks,
             complementary,
-            replace(target, layers=min(target.layers, dense.shape.layers)),
+            replace(target, layers=min(target.layers, len(dense.layers))),
             predictor,
             loss,
             instances,

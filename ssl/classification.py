@@ -17,7 +17,7 @@ from winnow.data.reading import Named
 from winnow.ssl.method import Method, start
 from winnow.ssl.model import Classifier
 from winnow.ssl.train import Optimization
-from winnow.ssl.trunk import Encoder, Shape
+from winnow.ssl.trunk import Encoder
 
 
 def label_loss(
@@ -103,15 +103,15 @@ def accuracy(logits: Float[Tensor, "sample class"], label: Int[Tensor, " sample"
     return float((logits.argmax(1) == label)[labelled].float().mean())
 
 
-def depth(name: str, shape: Shape) -> int:
+def depth(name: str, encoder: Encoder) -> int:
     """Say how deep a classifier's parameter lies: in which layer, from 1; before them is 0.
 
     What comes behind the layers, and what all of them share, lies as deep as the head: one below the last.
     """
     part, _, rest = name.removeprefix("encoder.").partition(".")
-    if part == "layers" or (part == "relative" and shape.attention_bias == "layer_table"):
+    if part == "layers" or (part == "relative" and len(encoder.relative) > 1):
         return int(rest.partition(".")[0]) + 1
-    return shape.layers + 1 if part in {"head", "output_norm", "relative"} else 0
+    return len(encoder.layers) + 1 if part in {"head", "output_norm", "relative"} else 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -204,9 +204,9 @@ class Classification(Method):
     def scales(self) -> dict[str, float]:
         if self.layer_decay == 1:
             return {}
-        shape = self.classifier.encoder.shape
+        encoder = self.classifier.encoder
         return {
-            f"classifier.{name}": self.layer_decay ** (shape.layers + 1 - depth(name, shape))
+            f"classifier.{name}": self.layer_decay ** (len(encoder.layers) + 1 - depth(name, encoder))
             for name, _ in self.classifier.named_parameters()
         }
 

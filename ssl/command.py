@@ -1,6 +1,7 @@
 """The command line of training: LightningCLI, with plain checkpoints, and predictions that go to disk."""
 
 import inspect
+import tempfile
 from operator import attrgetter
 from pathlib import Path
 from typing import Any, ClassVar
@@ -12,6 +13,7 @@ from lightning.pytorch.utilities.model_helpers import is_overridden
 
 from winnow.data.datamodule import Samples
 from winnow.ssl.prediction import PredictionWriter
+from winnow.ssl.sharding import Sharded
 
 _STEP_OF = {"validate": "validation_step", "test": "test_step", "predict": "predict_step"}
 WORDS = {"fit", *_STEP_OF, "-h", "--help", "--print_config"}
@@ -65,6 +67,8 @@ class Cli(LightningCLI):
             parser.set_defaults({"data.targets": self._method.reads})  # type: ignore[attr-defined]
 
     def instantiate_trainer(self, **keywords: Any) -> lightning.Trainer:
+        if self._get(self.config_init, "trainer").strategy == "fsdp":
+            keywords["strategy"] = Sharded()
         trainer = super().instantiate_trainer(**keywords)
         # Behind those whose numbers a history keeps, in front of the checkpoints, which are to hold what
         # all of them did to the step.
@@ -99,10 +103,12 @@ class Cli(LightningCLI):
     def after_fit(self) -> None:
         """Leave the network beside the logs of `fit`, in the form that a stage leaves it in."""
         logs = self.trainer.log_dir  # asked of all processes: they agree about it
-        if self.trainer.is_global_zero:
+        with tempfile.TemporaryDirectory() as elsewhere:
             out = Path(logs or self.trainer.default_root_dir) / "model"
-            out.mkdir(parents=True, exist_ok=True)
-            self.model.save(out)
+            # All of them put sharded weights together, and the first one keeps them.
+            place = out if self.trainer.is_global_zero else Path(elsewhere)
+            place.mkdir(parents=True, exist_ok=True)
+            self.model.save(place)
 
     def _parse_ckpt_path(self) -> None:
         """Look for no arguments in a checkpoint: it holds none, and Lightning would unpickle it."""

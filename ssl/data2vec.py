@@ -32,6 +32,7 @@ from winnow.ssl.predictors import Decoder, DecoderShape, Head, HeadShape
 from winnow.ssl.targets import Target
 from winnow.ssl.train import Optimization
 from winnow.ssl.trunk import Encoded, Encoder, Shape, gather_tokens, pool
+from winnow.ssl.vit import TimmShape
 
 SHAREABLE = ("frontend", "positions", "position_norm", "convolutions", "extra", "norm", "relative")
 
@@ -72,7 +73,7 @@ class Data2Vec(Method):
 
     Args:
         modality: gives grid and frontend.
-        shape: of the trunk.
+        shape: of the trunk: its size and switches, or a model of timm (timm, options, weights, blocks).
         masking: what the student does not see: blocks (ratio, adjust, block, inverse), spans (ratio,
             length) or rectangles (ratio, min_tokens, min_aspect).
         masks: views of a sample for each pass of the teacher.
@@ -93,10 +94,12 @@ class Data2Vec(Method):
             extra token to predict by, or masks cannot be paired.
     """
 
+    steps = ("training_step", "validation_step", "predict_step", "diagnose")
+
     def __init__(
         self,
         modality: Modality,
-        shape: Shape,
+        shape: Shape | TimmShape,
         masking: Masking,
         masks: int,
         complementary: bool,
@@ -110,27 +113,29 @@ class Data2Vec(Method):
         seed: int,
     ) -> None:
         super().__init__(optimization, seed)
-        if not 1 <= target.layers <= shape.layers:
-            raise ValueError(f"target.layers {target.layers} is not within 1 to {shape.layers} layers")
         if unknown := set(ema.shared) - set(SHAREABLE):
             raise ValueError(f"ema.shared names {sorted(unknown)}; there are {', '.join(SHAREABLE)}")
-        if loss.extra and not shape.extra_tokens:
-            raise ValueError(f"loss.extra {loss.extra} needs shape.extra_tokens, of which there are 0")
         if complementary and masks % 2:
             raise ValueError(f"complementary masks come in pairs: masks must be even, not {masks}")
-        if complementary and instances and shape.positions != "none":
-            raise ValueError(
-                f"shape.positions must be none, not {shape.positions}: where masks are complementary, "
-                "the places that a view sees say which its partner is"
-            )
         self.student = Encoder(modality, shape)
+        if not 1 <= target.layers <= len(self.student.layers):
+            raise ValueError(
+                f"target.layers {target.layers} is not within 1 to {len(self.student.layers)} layers"
+            )
+        if loss.extra and not self.student.extra_tokens:
+            raise ValueError(f"loss.extra {loss.extra} needs extra tokens in shape, of which there are 0")
+        if complementary and instances and self.student.positions is not None:
+            raise ValueError(
+                "shape.positions must be none (of timm: options {pos_embed: none}): where masks are "
+                "complementary, the places that a view sees say which its partner is"
+            )
         self.teacher = copy.deepcopy(self.student).requires_grad_(False)
         self.predictor: Decoder | Head
         if isinstance(predictor, DecoderShape):
-            self.predictor = Decoder(modality.grid, shape.dim, predictor)
+            self.predictor = Decoder(modality.grid, self.student.dim, predictor)
         else:
-            self.predictor = Head(shape.dim, predictor)
-        self.instances = None if instances is None else Instances(shape.dim, instances)
+            self.predictor = Head(self.student.dim, predictor)
+        self.instances = None if instances is None else Instances(self.student.dim, instances)
         self.grid, self.masking, self.masks = modality.grid, masking, masks
         self.complementary, self.frontend_lr = complementary, frontend_lr
         self.make_target, self.cost = target, loss

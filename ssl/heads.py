@@ -15,7 +15,7 @@ class Tagger(nn.Module):
     def __init__(self, encoder: Encoder, classes: list[str]) -> None:
         super().__init__()
         self.encoder, self.classes = encoder, classes
-        self.head = nn.Linear(encoder.shape.dim, len(classes))
+        self.head = nn.Linear(encoder.dim, len(classes))
 
     @property
     def arguments(self) -> dict[str, Any]:
@@ -40,7 +40,7 @@ class Regressor(nn.Module):
     def __init__(self, encoder: Encoder, classes: list[str]) -> None:
         super().__init__()
         self.encoder, self.classes = encoder, classes
-        self.head = nn.Linear(encoder.shape.dim, 1)
+        self.head = nn.Linear(encoder.dim, 1)
         # What a head of ordinary weights says is of the order of 1; what is told may be of any.
         self.register_buffer("center", torch.zeros(()))
         self.register_buffer("scale", torch.ones(()))
@@ -80,7 +80,7 @@ class Recognizer(nn.Module):
     def __init__(self, encoder: Encoder, classes: list[str], steps_per_token: int) -> None:
         super().__init__()
         self.encoder, self.classes, self.steps_per_token = encoder, classes, steps_per_token
-        self.head = nn.Linear(encoder.shape.dim, steps_per_token * (1 + len(classes)))
+        self.head = nn.Linear(encoder.dim, steps_per_token * (1 + len(classes)))
 
     @property
     def arguments(self) -> dict[str, Any]:

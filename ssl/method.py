@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from jaxtyping import Float, Shaped
@@ -14,8 +14,10 @@ from winnow.data.modality import Modality
 from winnow.ssl import model as models
 from winnow.ssl.command import Trainable
 from winnow.ssl.model import Model
+from winnow.ssl.sharding import Sharded, shard
 from winnow.ssl.train import Optimization, optimizers
-from winnow.ssl.trunk import Encoder, set_dropout
+from winnow.ssl.trunk import Encoder, Layer, set_dropout
+from winnow.ssl.vit import TimmLayer
 
 
 def start(encoder: Path, modality: Modality, dropout: float) -> Encoder:
@@ -44,7 +46,10 @@ class Method(Trainable):
 
     Attributes:
         lr: peak learning rate, under the name by which Lightning's finder of one reads and sets it.
+        steps: methods that run the network, which `trainer.strategy: fsdp` can then shard; it asks for all.
     """
+
+    steps: ClassVar[tuple[str, ...]] = ()
 
     def __init__(self, optimization: Optimization, seed: int) -> None:
         super().__init__()
@@ -75,6 +80,23 @@ class Method(Trainable):
     def scales(self) -> Mapping[str, float]:
         """Name the parameters that have a fraction of the learning rate only."""
         return {}
+
+    def configure_model(self) -> None:
+        """Spread the weights over the processes, if the strategy is to.
+
+        Raises:
+            ValueError: if the method cannot run so.
+        """
+        strategy = self.trainer.strategy
+        if not isinstance(strategy, Sharded):
+            return
+        if not self.steps:
+            raise ValueError("trainer.strategy fsdp shards `pretrain` alone: write ddp")
+        if any(getattr(module, "drop_layer", 0) for module in self.modules()):
+            raise ValueError(
+                "trainer.strategy fsdp needs shape.drop_layer 0: all processes run the same layers"
+            )
+        shard(self, strategy.device_mesh["data_parallel"], (Layer, TimmLayer), self.steps)
 
     def configure_optimizers(self) -> Any:
         optimization = replace(self.optimization, lr=self.lr)

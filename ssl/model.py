@@ -16,6 +16,7 @@ from winnow.data.modality import Modality
 from winnow.ssl.heads import Recognizer, Regressor, Tagger
 from winnow.ssl.positions import ConvolutionShape
 from winnow.ssl.trunk import Encoder, Shape
+from winnow.ssl.vit import TimmShape
 
 
 class Classifier(nn.Module):
@@ -24,7 +25,7 @@ class Classifier(nn.Module):
     def __init__(self, encoder: Encoder, classes: list[str]) -> None:
         super().__init__()
         self.encoder, self.classes = encoder, classes
-        self.head = nn.Linear(encoder.shape.dim, len(classes))
+        self.head = nn.Linear(encoder.dim, len(classes))
 
     def forward(self, x: Tensor) -> Float[Tensor, "batch class"]:
         encoded = self.encoder(x)
@@ -71,8 +72,14 @@ def save(model: Model, directory: Path, **notes: Any) -> None:
     }
     if not isinstance(model, Encoder | Classifier):
         config["head"] = {"kind": type(model).__name__, **model.arguments}
-    save_file(model.state_dict(), directory / "model.safetensors")
+    weights = {name: whole(weight) for name, weight in model.state_dict().items()}
+    save_file(weights, directory / "model.safetensors")
     store.write_json(directory / "config.json", config)
+
+
+def whole(weight: Tensor) -> Tensor:
+    """Put a weight together that `trainer.strategy: fsdp` has spread; all processes have to ask for it."""
+    return weight.full_tensor() if hasattr(weight, "full_tensor") else weight
 
 
 def load(directory: Path) -> Model:
@@ -84,7 +91,7 @@ def load(directory: Path) -> Model:
     """
     config = store.read_json(directory / "config.json")
     model: Model
-    model = encoder = Encoder(modalities.build(config["modality"]), _shape(**config["shape"]))
+    model = encoder = Encoder(modalities.build(config["modality"]), _shape(config["shape"]))
     if "head" in config:
         kind = _HEADS[config["head"].pop("kind")]
         model = kind(encoder, config["classes"], **config["head"])
@@ -94,9 +101,13 @@ def load(directory: Path) -> Model:
     return model.eval()
 
 
-def _shape(*, biases: list[str], convolutions: dict[str, int] | None, **plain: Any) -> Shape:
+def _shape(section: dict[str, Any]) -> Shape | TimmShape:
+    if "timm" in section:
+        blocks = section.pop("blocks")
+        return TimmShape(blocks=None if blocks is None else tuple(blocks), **section)
+    biases, convolutions = section.pop("biases"), section.pop("convolutions")
     around = None if convolutions is None else ConvolutionShape(**convolutions)
-    return Shape(biases=tuple(biases), convolutions=around, **plain)
+    return Shape(biases=tuple(biases), convolutions=around, **section)
 
 
 def load_encoder(directory: Path) -> Encoder:

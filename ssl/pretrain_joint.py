@@ -36,11 +36,16 @@ def main(
         logs: receives logs and checkpoints.
 
     Raises:
-        BadInput: if a modality has no section.
+        BadInput: if a modality has no section, or a trunk that others cannot share.
     """
     if missing := turns.keys() - sections["modalities"]:
         raise stage.BadInput(f"turns name {sorted(missing)}; modalities are {sections['modalities']}")
     own = {name: sections[name]["pretrain"] for name in turns}
+    if borrowed := [name for name in turns if "timm" in own[name]["model"]["shape"]]:
+        raise stage.BadInput(
+            f"{borrowed[0]}.pretrain.model.shape names a model of timm, whose layers other kinds of samples "
+            "cannot share: give it the keys dim, layers, …, or leave the modality out of pretrain_joint.turns"
+        )
     optimization = model["optimization"]
     round_ = rotation(turns)
     method, history = train.fit(

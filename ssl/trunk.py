@@ -12,7 +12,7 @@ Shapes: `token` counts the whole grid, `seen` the tokens that are run through th
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, NamedTuple
 
 import torch
@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from winnow.data.modality import Modality, Tokens
+from winnow.ssl import vit
 from winnow.ssl.positions import Alibi, Convolutions, ConvolutionShape, RelativeTable, sincos_positions
 
 PROJECTIONS = ("query", "key", "value")
@@ -72,6 +73,10 @@ class Shape:
     attention_dropout: float
     drop_path: float
     drop_layer: float
+
+    def keeping(self, layers: list[int]) -> "Shape":
+        """Give the shape of a trunk with these layers only."""
+        return replace(self, layers=len(layers))
 
 
 class Encoded(NamedTuple):
@@ -191,18 +196,29 @@ def pool(x: Float[Tensor, "batch seen dim"], valid: Bool[Tensor, "batch seen"]) 
 class Encoder(nn.Module):
     """Frontend, positions, layers. The student and the teacher of data2vec are two of it.
 
+    Attributes:
+        dim: width of a token.
+        extra_tokens: how many stand in front of the grid.
+
     Raises:
-        ValueError: if widths do not divide, or `biases` names what is no projection.
+        ValueError: if widths do not divide, `biases` names no projection, or timm's model does not fit.
     """
 
-    def __init__(self, modality: Modality, shape: Shape) -> None:
+    def __init__(self, modality: Modality, shape: Shape | vit.TimmShape) -> None:
         super().__init__()
+        self.modality = modality
+        if isinstance(shape, vit.TimmShape):
+            # What it is, and not where it started: an untrained twin starts at random.
+            self.shape: Shape | vit.TimmShape = replace(shape, weights=None)
+            for name, part in vit.parts(modality, shape)._asdict().items():
+                setattr(self, name, part)
+            return
         if shape.dim % shape.heads:
             raise ValueError(f"dim {shape.dim} is not divisible by {shape.heads} heads")
         if unknown := set(shape.biases) - set(PROJECTIONS):
             raise ValueError(f"biases name {sorted(unknown)}; there are {', '.join(PROJECTIONS)}")
-        self.modality, self.shape = modality, shape
-        grid, dim = modality.grid, shape.dim
+        self.shape, self.drop_layer, self.normed = shape, shape.drop_layer, shape.output_norm
+        self.dim, self.extra_tokens, grid, dim = shape.dim, shape.extra_tokens, modality.grid, shape.dim
         self.frontend = modality.frontend(dim)
         self.position_norm = nn.LayerNorm(dim, eps=shape.norm_eps) if shape.position_norm else None
         self.norm = nn.LayerNorm(dim, eps=shape.norm_eps) if shape.norm == "post" else None
@@ -253,12 +269,12 @@ class Encoder(nn.Module):
             valid: False where a row was filled up.
             place: on the grid; None for all of them, in order.
         """
-        extra = self.shape.extra_tokens
+        extra = self.extra_tokens
         if self.extra is not None:
-            x = torch.cat([self.extra.expand(len(x), -1, -1), x], 1)
+            x = torch.cat([self.extra.expand(x.shape[0], -1, -1), x], 1)
             valid = functional.pad(valid, (extra, 0), value=True)
             if place is not None:
-                front = torch.arange(extra, device=x.device).expand(len(x), -1)
+                front = torch.arange(extra, device=x.device).expand(x.shape[0], -1)
                 place = torch.cat([front, place + extra], 1)
         if self.norm is not None:
             x = self.norm(x)
@@ -271,7 +287,7 @@ class Encoder(nn.Module):
             x, tap = layer(x, valid, biases[min(number, len(biases) - 1)] if biases else None)
             hidden.append(x)
             taps.append(tap)
-        if self.output_norm is not None and self.shape.output_norm == "token":
+        if self.output_norm is not None and self.normed == "token":
             x = self.output_norm(x)
         if not extra:
             return Encoded(hidden, taps, valid, x, x[:, :0])
@@ -279,7 +295,7 @@ class Encoder(nn.Module):
         return Encoded(hidden, taps, valid[:, extra:], x[:, extra:], x[:, :extra])
 
     def _skips(self) -> bool:
-        return self.training and self.shape.drop_layer > 0 and float(torch.rand(())) < self.shape.drop_layer
+        return self.training and self.drop_layer > 0 and float(torch.rand(())) < self.drop_layer
 
     def forward(self, x: Tensor) -> Encoded:
         return self.encode(self.frontend(x))
@@ -287,7 +303,7 @@ class Encoder(nn.Module):
     def pooled(self, encoded: Encoded) -> Float[Tensor, "batch dim"]:
         """Give what a head reads: the mean token of the output."""
         mean = pool(encoded.out, encoded.valid)
-        if self.output_norm is not None and self.shape.output_norm == "pooled":
+        if self.output_norm is not None and self.normed == "pooled":
             return self.output_norm(mean)
         return mean
 
@@ -302,9 +318,9 @@ class Encoder(nn.Module):
 
 def set_dropout(encoder: Encoder, probability: float) -> None:
     """Change the dropout of the layers' outputs: a short run with labels wants another than a long one."""
-    for layer in encoder.layers:
-        assert isinstance(layer, Layer)
-        layer.dropout.p = probability
+    for name, module in encoder.layers.named_modules():
+        if isinstance(module, nn.Dropout) and not name.endswith("attn_drop"):
+            module.p = probability
 
 
 def _initialize(module: nn.Module) -> None:

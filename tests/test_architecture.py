@@ -299,7 +299,7 @@ def test_stages_are_the_modules_that_run_main_and_the_names_in_dvc_yaml() -> Non
 @pytest.mark.parametrize("modality", MODALITIES)
 def test_sections_are_stages_and_their_keys_are_mains_keywords(modality: str) -> None:
     sections = PARAMS[modality]
-    with_modality = {step.module.name for step in STEPS if step.modality}
+    with_modality = {step.module.name for step in (*STEPS, *OPTIONAL) if step.modality}
     assert set(sections) - {"modality"} == with_modality
     for name in with_modality:
         assert set(sections[name]) == main_keywords(name), f"{modality}.{name}"
@@ -312,7 +312,8 @@ def main_keywords(name: str) -> set[str]:
 
 
 def test_what_all_modalities_share_is_off_and_complete() -> None:
-    assert [step.address for step in OPTIONAL] == ["pretrain_joint@joint"]
+    once = {f"{stage}@{modality}" for stage in ("sparsify", "transfer") for modality in MODALITIES}
+    assert {step.address for step in OPTIONAL} == {"pretrain_joint@joint"} | once
     assert set(PARAMS["pretrain_joint"]) == main_keywords("pretrain_joint")
     assert set(PARAMS["pretrain_joint"]["turns"]) == set(MODALITIES)
 
@@ -323,6 +324,17 @@ def test_an_encoder_that_others_read_is_one_that_a_stage_writes() -> None:
     for modality in MODALITIES:
         names = {"model.safetensors", "config.json", "history.csv", "metrics.json"}
         assert {f"out/joint/{modality}/{name}" for name in names} <= written
+
+
+def test_the_zeros_that_are_locked_come_from_a_stage_that_prunes() -> None:
+    assert list(PARAMS["sparse"]) == MODALITIES
+    written = {out for step in (*STEPS, *OPTIONAL) for out in step.outs}
+    for modality in MODALITIES:
+        assert PARAMS["sparse"][modality] == f"{modality}/prune"
+        for stage in ("prune", "transfer"):
+            assert {
+                f"out/{modality}/{stage}/{name}" for name in ("model.safetensors", "config.json")
+            } <= written
 
 
 def test_every_modality_is_a_module_and_has_a_source_and_a_file_of_reviews() -> None:

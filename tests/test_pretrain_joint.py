@@ -217,3 +217,12 @@ def test_a_shape_that_differs_names_the_setting(data: Path, tmp_path: Path) -> N
     sections = changed(SECTIONS, text__pretrain__model__shape__heads=4)
     with pytest.raises(ValueError, match=r"one shape\.heads; it is 2 for speech, 4 for text, 2 for vision"):
         run(data, tmp_path, sections)
+
+
+def test_a_trunk_of_timm_cannot_be_shared_and_says_what_to_do(data: Path, tmp_path: Path) -> None:
+    borrowed = {"timm": "vit_tiny_patch16_224", "options": {}, "weights": None, "blocks": None}
+    sections = changed(SECTIONS, vision__pretrain__model__shape=borrowed)
+    with pytest.raises(
+        stage.BadInput, match=r"vision\.pretrain\.model\.shape names .* or leave the modality out"
+    ):
+        run(data, tmp_path, sections)

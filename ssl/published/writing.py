@@ -7,6 +7,7 @@ import torch
 from safetensors.torch import save_file
 
 from winnow.data import store
+from winnow.data.modality import Modality
 from winnow.ssl.published.names import (
     OUTPUT_NORM,
     SPEECH,
@@ -32,6 +33,10 @@ def to_huggingface(encoder: Encoder, folder: Path) -> None:
             f"Hugging Face's data2vec has no frontend of {kind}; it has those of {', '.join(_WRITERS)}"
         )
     shape, weights = encoder.shape, dict(encoder.state_dict())
+    if not isinstance(shape, Shape):
+        raise ValueError(
+            f"the blocks of shape.timm {shape.timm!r} are timm's, not those of data2vec's encoders"
+        )
     common = {
         "hidden_size": shape.dim,
         "num_hidden_layers": shape.layers,
@@ -40,7 +45,7 @@ def to_huggingface(encoder: Encoder, folder: Path) -> None:
         "layer_norm_eps": shape.norm_eps,
         "hidden_act": "gelu",
     }
-    config, names, whole = _WRITERS[kind](encoder, weights)
+    config, names, whole = _WRITERS[kind](shape, encoder.modality, weights)
     back = {ours: theirs for theirs, ours in names.items()}
     whole_back = {ours: theirs for theirs, ours in whole.items()}
     folder.mkdir(parents=True, exist_ok=True)
@@ -62,8 +67,8 @@ def _require(shape: Shape, **switches: Any) -> None:
             )
 
 
-def _write_speech(encoder: Encoder, weights: Weights) -> Written:
-    shape, convolutions = encoder.shape, encoder.shape.convolutions
+def _write_speech(shape: Shape, modality: Modality, weights: Weights) -> Written:
+    convolutions = shape.convolutions
     _require(
         shape,
         norm="post",
@@ -77,7 +82,7 @@ def _write_speech(encoder: Encoder, weights: Weights) -> Written:
     )
     if convolutions is None:
         raise ValueError("shape.convolutions null has no place in Hugging Face's encoder of speech")
-    made: list[list[int]] = encoder.modality.convolutions  # type: ignore[attr-defined]
+    made: list[list[int]] = modality.convolutions  # type: ignore[attr-defined]
     config = {
         "model_type": "data2vec-audio",
         "architectures": ["Data2VecAudioModel"],
@@ -96,8 +101,8 @@ def _write_speech(encoder: Encoder, weights: Weights) -> Written:
     return config, SPEECH, {}
 
 
-def _write_text(encoder: Encoder, weights: Weights) -> Written:
-    shape, padding = encoder.shape, int(encoder.modality.padding)  # type: ignore[attr-defined]
+def _write_text(shape: Shape, modality: Modality, weights: Weights) -> Written:
+    padding = int(modality.padding)  # type: ignore[attr-defined]
     _require(
         shape,
         norm="post",
@@ -126,8 +131,7 @@ def _write_text(encoder: Encoder, weights: Weights) -> Written:
     return config, TEXT, {}
 
 
-def _write_vision(encoder: Encoder, weights: Weights) -> Written:
-    shape, modality = encoder.shape, encoder.modality
+def _write_vision(shape: Shape, modality: Modality, weights: Weights) -> Written:
     _require(
         shape,
         norm="pre",
