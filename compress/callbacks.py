@@ -84,6 +84,7 @@ class Pruning(PatternLock):
     ) -> None:
         super().__init__(network)
         pattern.require_sparsity(sparsity)
+        self._step = 0
         self.sparsity, self.schedule = sparsity, schedule
         self.pruner = Pruner(pattern, score, allocate, choose)
 
@@ -95,6 +96,9 @@ class Pruning(PatternLock):
     def on_train_batch_end(
         self, trainer: lightning.Trainer, module: Any, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        schedule = self.schedule.over(int(trainer.estimated_stepping_batches), self.sparsity)
-        self.pruner.step(self.of(module), trainer.global_step, schedule, trainer.optimizers)
+        # A batch whose gradients are only accumulated is no step.
+        if trainer.global_step > self._step:
+            self._step = trainer.global_step
+            schedule = self.schedule.over(int(trainer.estimated_stepping_batches), self.sparsity)
+            self.pruner.step(self.of(module), self._step, schedule, trainer.optimizers)
         super().on_train_batch_end(trainer, module, outputs, batch, batch_idx)

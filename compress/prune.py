@@ -9,7 +9,7 @@ import pandas as pd
 
 from winnow.compress import sensitivity, teaching
 from winnow.compress import sparsity as sparsities
-from winnow.compress.allocation import by_sensitivity, erdos_renyi_kernel, layerwise, overall
+from winnow.compress.allocation import Scope, by_sensitivity, erdos_renyi_kernel, layerwise, overall
 from winnow.compress.callbacks import Pruning
 from winnow.compress.patterns import NM, Pattern
 from winnow.compress.schedules import Span
@@ -92,7 +92,7 @@ def main(
     *,
     sparsity: float,
     pattern: Pattern,
-    scope: Literal["layer", "global", "erk", "sensitivity"],
+    scope: Scope,
     score: Literal["magnitude", "movement", "fisher"],
     schedule: Span,
     model: dict[str, Any],
@@ -154,7 +154,7 @@ def main(
     store.write_json(out / "metrics.json", metrics)
 
 
-def make_pruning(sparsity: float, pattern: Pattern, scope: str, score: str, schedule: Span) -> Pruning:
+def make_pruning(sparsity: float, pattern: Pattern, scope: Scope, score: str, schedule: Span) -> Pruning:
     """Give the callback that a section describes.
 
     Raises:
