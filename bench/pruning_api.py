@@ -35,7 +35,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn import functional
 
-from winnow.compress.allocation import layerwise
+from winnow.compress.allocation import Allocation, erdos_renyi_kernel, layerwise, overall
 from winnow.compress.fakequant import fake_quantize_rows, weight_scale
 from winnow.compress.patterns import NM, Blocks, Pattern
 from winnow.compress.schedules import ConstantSparsity, PolynomialDecay
@@ -44,6 +44,7 @@ from winnow.compress.sparsity import Pruner, keep_best, matrices, measured_spars
 
 MEBIBYTE = 2**20
 BATCH = 128
+SCOPES = {"layer": layerwise, "global": overall, "erk": erdos_renyi_kernel}
 SPARSITY = 0.9
 TARGETS = {"sparse": 2.44, "sparse int8": 0.60}  # the tutorial's own zips [MiB]
 
@@ -170,13 +171,15 @@ def zipped(tensors: dict[str, Tensor]) -> float:
         return archive.stat().st_size / MEBIBYTE
 
 
-def run(kind: str, folder: Path, seed: int, steps: int, more: int) -> dict[str, tuple[float, float]]:
+def run(
+    kind: str, folder: Path, seed: int, steps: int, more: int, allocate: Allocation
+) -> dict[str, tuple[float, float]]:
     """Train, prune and round: the size of each zip and its accuracy."""
     data = (images if kind == "images" else digits)(folder, seed)
     torch.manual_seed(seed)
     model = tutorial() if kind == "images" else Digits()
     train(model, data, steps, seed, 1e-3, None)
-    dense, sparse, pruner = copy.deepcopy(model), model, Pruner()
+    dense, sparse, pruner = copy.deepcopy(model), model, Pruner(allocate=allocate)
     train(dense, data, more, seed + 100, 1e-3, None)
     train(sparse, data, more, seed + 100, 1e-3, pruner)
     require_zeros(sparse, pruner.keep)
@@ -189,10 +192,10 @@ def run(kind: str, folder: Path, seed: int, steps: int, more: int) -> dict[str, 
     return found
 
 
-def table(kind: str, folder: Path, seeds: int, steps: int, more: int) -> Iterator[str]:
+def table(kind: str, folder: Path, seeds: int, steps: int, more: int, scope: str) -> Iterator[str]:
     """Give the rows of all seeds together."""
-    runs = [run(kind, folder, seed, steps, more) for seed in range(seeds)]
-    yield f"{steps} + {more} steps of {BATCH}, {seeds} seeds; ± is the standard deviation over them."
+    runs = [run(kind, folder, seed, steps, more, SCOPES[scope]) for seed in range(seeds)]
+    yield f"{steps} + {more} steps of {BATCH}, scope {scope}; {seeds} seeds, ± is their standard deviation."
     yield ""
     yield "| network | zipped [MiB] | of dense | tutorial's [MiB] | accuracy [%] | lost to dense [points] |"
     yield "|---|---:|---:|---:|---:|---:|"
@@ -273,6 +276,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--steps", type=int, default=4690, help="of dense training")
     parser.add_argument("--more", type=int, default=1876, help="of pruning, and of the control")
+    parser.add_argument("--scope", choices=SCOPES, default="layer", help="layer is the tutorial's")
     parser.add_argument("--threads", type=int, default=1)
     chosen = parser.parse_args()
     torch.set_num_threads(chosen.threads)
@@ -281,7 +285,7 @@ def main() -> None:
     elif chosen.datasets is None:
         parser.error(f"{chosen.part} needs the folder of the datasets")
     else:
-        lines = table(chosen.part, chosen.datasets, chosen.seeds, chosen.steps, chosen.more)
+        lines = table(chosen.part, chosen.datasets, chosen.seeds, chosen.steps, chosen.more, chosen.scope)
     for line in lines:
         print(line, flush=True)
 
