@@ -9,7 +9,7 @@ from torch import nn
 
 from winnow.compress.allocation import Allocation, layerwise
 from winnow.compress.patterns import UNSTRUCTURED, Pattern
-from winnow.compress.schedules import Span
+from winnow.compress.schedules import Schedule, Span
 from winnow.compress.scores import Score
 from winnow.compress.sparsity import Choice, Keep, Pruner, measured_sparsity, require_zeros, zero
 
@@ -84,17 +84,25 @@ class Pruning(PatternLock):
     ) -> None:
         super().__init__(network)
         pattern.require_sparsity(sparsity)
+        self._step = 0
         self.sparsity, self.schedule = sparsity, schedule
         self.pruner = Pruner(pattern, score, allocate, choose)
+
+    def over(self, trainer: lightning.Trainer) -> Schedule:
+        """Give the schedule in steps of this run."""
+        return self.schedule.over(int(trainer.estimated_stepping_batches), self.sparsity)
 
     def on_before_optimizer_step(
         self, trainer: lightning.Trainer, module: Any, optimizer: torch.optim.Optimizer
     ) -> None:
-        self.pruner.watch(self.of(module))
+        if trainer.global_step < self.over(trainer).last:  # what comes later is judged by nobody
+            self.pruner.watch(self.of(module))
 
     def on_train_batch_end(
         self, trainer: lightning.Trainer, module: Any, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        schedule = self.schedule.over(int(trainer.estimated_stepping_batches), self.sparsity)
-        self.pruner.step(self.of(module), trainer.global_step, schedule, trainer.optimizers)
+        # A batch whose gradients are only accumulated is no step.
+        if trainer.global_step > self._step:
+            self._step = trainer.global_step
+            self.pruner.step(self.of(module), self._step, self.over(trainer), trainer.optimizers)
         super().on_train_batch_end(trainer, module, outputs, batch, batch_idx)

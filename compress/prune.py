@@ -6,6 +6,7 @@ from typing import Any, Literal
 
 from winnow.compress import pruning, teaching
 from winnow.compress import sparsity as sparsities
+from winnow.compress.allocation import Scope
 from winnow.compress.patterns import Pattern
 from winnow.compress.schedules import Span
 from winnow.compress.teaching import Distillation, Taught
@@ -60,7 +61,7 @@ def main(
     *,
     sparsity: float,
     pattern: Pattern,
-    scope: Literal["layer", "global", "erk", "sensitivity"],
+    scope: Scope,
     score: Literal["magnitude", "movement", "fisher"],
     schedule: Span,
     model: dict[str, Any],

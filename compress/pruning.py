@@ -6,7 +6,7 @@ import lightning
 import pandas as pd
 
 from winnow.compress import sensitivity
-from winnow.compress.allocation import by_sensitivity, erdos_renyi_kernel, layerwise, overall
+from winnow.compress.allocation import Scope, by_sensitivity, erdos_renyi_kernel, layerwise, overall
 from winnow.compress.callbacks import Pruning
 from winnow.compress.patterns import NM, Pattern
 from winnow.compress.schedules import Span
@@ -40,7 +40,7 @@ class ScannedPruning(Pruning):
         self.pruner.allocate = by_sensitivity(sensitivity.curves(self.table))
 
 
-def make(sparsity: float, pattern: Pattern, scope: str, score: str, schedule: Span) -> Pruning:
+def make(sparsity: float, pattern: Pattern, scope: Scope, score: str, schedule: Span) -> Pruning:
     """Give the callback that a section describes.
 
     Raises:

@@ -5,6 +5,7 @@ Semantics are those of TensorFlow's pruning API: steps count from 1, so that a s
 here: the final sparsity is reached even if `end` is no multiple of `frequency`.
 """
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
@@ -47,7 +48,7 @@ class PolynomialDecay:
 
     @property
     def last(self) -> int:
-        """Give the last step at which masks are refreshed."""
+        """Give the last step at which masks may be refreshed."""
         return self.end if self.refresh is None else self.refresh
 
     def should_prune(self, step: int) -> bool:
@@ -85,9 +86,14 @@ class ConstantSparsity:
         if not 0 <= self.final < 1:
             raise ValueError(f"0 ≤ final < 1 must hold, not {self.final}")
 
+    @property
+    def last(self) -> int | float:
+        """Give the last step at which masks may be refreshed."""
+        return math.inf if self.end is None else self.end
+
     def should_prune(self, step: int) -> bool:
         """Say whether masks are refreshed at a step; both ends count."""
-        return _on_beat(step, self.begin, self.end, self.frequency)
+        return _on_beat(step, self.begin, self.last, self.frequency)
 
     def sparsity(self, step: int) -> float:
         """Give the sparsity that masks made at a step have [0–1)."""
@@ -165,5 +171,5 @@ def _require_window(begin: int, end: int, last: int, frequency: int) -> None:
         raise ValueError(f"frequency must be at least 1, not {frequency}")
 
 
-def _on_beat(step: int, begin: int, last: int | None, frequency: int) -> bool:
-    return begin <= step and (last is None or step <= last) and (step - begin) % frequency == 0
+def _on_beat(step: int, begin: int, last: int | float, frequency: int) -> bool:
+    return begin <= step <= last and (step - begin) % frequency == 0

@@ -26,17 +26,17 @@ def matrices(model: nn.Module) -> dict[str, nn.Parameter]:
     """Give all weights that can be pruned by name: of linear, convolution, embedding, recurrent layers.
 
     Biases and norms are no matrices. A depthwise convolution has a handful of weights a channel and is
-    left out, as TensorFlow's pruning API does, and so is a transposed one.
+    left out, as TensorFlow's pruning API does, and so is a transposed one. What layers share is one weight.
     """
-    found = {}
+    found: dict[nn.Parameter, str] = {}
     for prefix, module in model.named_modules():
         depthwise = isinstance(module, _ConvNd) and module.groups == module.in_channels > 1
-        if depthwise or isinstance(module, _ConvTransposeNd):
+        if depthwise or isinstance(module, _ConvTransposeNd | nn.LayerNorm | nn.RMSNorm):
             continue
         for name, parameter in module.named_parameters(prefix, recurse=False):
             if parameter.dim() > 1 and "weight" in name.rpartition(".")[2]:
-                found[name] = parameter
-    return found
+                found.setdefault(parameter, name)
+    return {name: parameter for parameter, name in found.items()}
 
 
 def in_layers(name: str, weight: nn.Parameter) -> bool:

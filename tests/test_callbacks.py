@@ -99,6 +99,17 @@ def test_a_resumed_run_ends_where_an_uninterrupted_one_does(tmp_path: Path, scor
     assert measured_sparsity(whole.student) == 0.75
 
 
+def test_batches_whose_gradients_are_accumulated_are_one_step() -> None:
+    def sparse(accumulated: int) -> list[float]:
+        model, watch = tiny.classifier(), Watch()
+        trainer = tiny.trainer(8, pruning(score=BlockFisher()), watch)
+        trainer.accumulate_grad_batches = accumulated
+        trainer.fit(tiny.taught(model, tiny.classifier(1)), tiny.batches(8 * accumulated), tiny.batches(1))
+        return watch.sparsity[accumulated - 1 :: accumulated]
+
+    assert sparse(3) == sparse(1)
+
+
 def test_a_checkpoint_whose_zeros_have_moved_is_not_saved(tmp_path: Path) -> None:
     class Move(Callback):
         def on_train_batch_end(self, trainer, module, *rest) -> None:  # type: ignore[no-untyped-def]

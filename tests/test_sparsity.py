@@ -105,6 +105,12 @@ def test_prunes_all_matrices_of_a_network_without_layers() -> None:
     assert set(prunable(mixture())) == MIXED
 
 
+def test_what_two_layers_share_is_one_weight_and_a_norm_is_none() -> None:
+    model = nn.Sequential(nn.Embedding(9, 4), nn.LayerNorm((5, 4)), nn.Linear(4, 9))
+    model[2].weight = model[0].weight
+    assert list(matrices(model)) == ["0.weight"]
+
+
 def test_prunes_what_is_chosen() -> None:
     found = prunable(mixture(), lambda name, weight: name.startswith("gru.weight_hh"))
     assert set(found) == {name for name in MIXED if name.startswith("gru.weight_hh")}
