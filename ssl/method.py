@@ -7,6 +7,7 @@ from typing import Any, ClassVar
 
 import torch
 from jaxtyping import Float, Shaped
+from lightning.pytorch.strategies import FSDPStrategy, ModelParallelStrategy
 from torch import Tensor
 
 from winnow.data.batches import Batch, seed_of
@@ -89,6 +90,8 @@ class Method(Trainable):
         """
         strategy = self.trainer.strategy
         if not isinstance(strategy, Sharded):
+            if isinstance(strategy, FSDPStrategy | ModelParallelStrategy):
+                raise ValueError(f"a {type(strategy).__name__} is not used here: write trainer.strategy fsdp")
             return
         if not self.steps:
             raise ValueError("trainer.strategy fsdp shards `pretrain` alone: write ddp")

@@ -26,6 +26,7 @@ EXACT = {
     "trainer__max_steps": 4,
     "trainer__val_check_interval": 2,
     "model__optimization__eps": 1e-4,
+    "trainer__gradient_clip_val": 0.1,  # below every gradient's norm
 }
 ALONE = {"model__shape__dropout": 0.0, **EXACT}
 # A sample is to be told from those of all processes.
@@ -118,6 +119,21 @@ def test_two_processes_pretrain_as_one_with_twice_the_batch(pretrained: Path, do
     assert_close(checkpoint(pretrained), checkpoint(doubled))
 
 
+def test_two_processes_with_a_part_of_the_weights_each_pretrain_as_one(
+    pretrained: Path, tmp_path: Path
+) -> None:
+    one = checkpoint(pretrained)
+    parts = again(pretrained, tmp_path, "pretrain", **two(trainer__strategy="fsdp"))
+    assert_close(one, parts)
+    a, b = ({"states": run["optimizer_states"]} for run in (one, parts))
+    torch.testing.assert_close(a["states"][0]["state"], b["states"][0]["state"], atol=1e-5, rtol=1e-3)
+    assert [g["params"] for g in a["states"][0]["param_groups"]] == [
+        g["params"] for g in b["states"][0]["param_groups"]
+    ]
+    for name, weight in models.load_encoder(tmp_path / "logs/model").state_dict().items():
+        assert torch.equal(weight, parts["state_dict"][f"student.{name}"])
+
+
 def test_two_processes_log_as_one(pretrained: Path, doubled: Path) -> None:
     logged, wanted = (pd.read_csv(root / "logs/metrics.csv") for root in (doubled, pretrained))
     pd.testing.assert_frame_equal(logged, wanted, atol=1e-5, rtol=1e-3)
@@ -164,11 +180,13 @@ def test_two_processes_finetune_as_one_with_twice_the_batch(
     assert_close(checkpoint(one), again(one, tmp_path / "two", "finetune", **settings))
 
 
+@pytest.mark.parametrize("strategy", ["ddp", "fsdp"])
 def test_killed_processes_are_taken_up_where_their_last_checkpoint_left_them(
-    pretrained: Path, tmp_path: Path
+    pretrained: Path, tmp_path: Path, strategy: str
 ) -> None:
     """With dropout, accumulation and two processes, in the middle of an epoch: to the bit."""
     settings = two(model__shape__dropout=0.1, trainer__accumulate_grad_batches=2, trainer__max_steps=12)
+    settings["trainer__strategy"] = strategy
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     again(pretrained, whole, "pretrain", **settings)
     last = killed / "logs/checkpoints/last.ckpt"
