@@ -102,7 +102,8 @@ class BlockFisher(Score):
     """Keeps what the loss would suffer most from losing, after the kept weights have made up for it.
 
     Curvature is the empirical Fisher matrix of the gradients since the last refresh, of which blocks along
-    the diagonal are held: of weights that follow each other in a row, whole units of the pattern.
+    the diagonal are held: of units of the pattern that follow each other, row by row. They take `size` times
+    the memory of the weights.
 
     Args:
         size: of a block; at least one unit is in it [weights].
@@ -125,14 +126,14 @@ class BlockFisher(Score):
     def blocks(self, weight: Tensor, pattern: Pattern) -> Float[Tensor, "block B"]:
         """Cut a weight, or anything of its shape, into the blocks whose curvature is known."""
         units = pattern.units(to_matrix(weight)).flatten(0, 1)
-        size = self._units(units.shape[1], len(units))
+        size = min(max(self.size // units.shape[1], 1), len(units))  # [units]
         return functional.pad(units, (0, 0, 0, -len(units) % size)).unflatten(0, (-1, size)).flatten(1)
 
     def fisher(self, name: str) -> Float[Tensor, "block B B"]:
         """Give the damped matrix, but for a factor: only ratios matter, of scores and of weights."""
         seen = self.of(name)
         diagonal = seen.diagonal(dim1=1, dim2=2)
-        # A weight that never has a gradient (of a channel that is always zero) costs nothing.
+        # Where no weight ever has a gradient (of channels that are always zero), any pruning is free.
         floor = torch.finfo(seen.dtype).tiny ** 0.5
         return seen + (self.damping * diagonal.mean() + floor) * torch.eye(seen.shape[1], device=seen.device)
 
@@ -160,9 +161,6 @@ class BlockFisher(Score):
         lost = (fisher @ (values * (1 - kept))[..., None])[..., 0] * kept
         moved = values * kept + torch.linalg.solve(system, lost)
         return self._whole(moved, weight, pattern)
-
-    def _units(self, member: int, available: int) -> int:
-        return min(max(self.size // member, 1), available)
 
     def _whole(self, blocks: Float[Tensor, "block B"], weight: Tensor, pattern: Pattern) -> Tensor:
         """Undo `blocks`."""
