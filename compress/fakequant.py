@@ -46,9 +46,14 @@ def operation(layer: nn.Linear | nn.Conv1d | nn.Conv2d) -> Operation:
 
 
 def weight_scale(weight: Tensor) -> Float[Tensor, " row"]:
-    """Give the step between two int8 values for each output channel or embedding row."""
+    """Give the step between two int8 values for each output channel or embedding row.
+
+    It is rounded up to 8 significant bits: the other 16 would say nothing, and in a small model there are
+    nearly as many rows as kept weights.
+    """
     largest = weight.detach().flatten(1).abs().amax(1)
-    return (largest / WEIGHT_MAX).clamp(min=SMALLEST_SCALE)
+    scale = (largest / WEIGHT_MAX).clamp(min=SMALLEST_SCALE).float()
+    return ((scale.view(torch.int32) + 0xFFFF) & -0x10000).view(torch.float32)
 
 
 def fake_quantize_rows(weight: Tensor) -> Tensor:
@@ -169,6 +174,27 @@ def freeze(model: nn.Module) -> None:
     for module in model.modules():
         if isinstance(module, Observer):
             module.frozen = True
+
+
+@torch.no_grad()
+def round_rest(model: nn.Module) -> None:
+    """Round what stays float (norms, learned positions, factors) to half precision, in place.
+
+    They are computed with as float32; that the lower bits are zero makes them take half the bytes.
+
+    Raises:
+        ValueError: if a number is too large for half precision.
+    """
+    quantized = (FakeQuantized, FakeQuantizedEmbedding)
+    inside = {
+        id(p) for module in model.modules() if isinstance(module, quantized) for p in module.parameters()
+    }
+    for name, parameter in model.named_parameters():
+        if id(parameter) not in inside:
+            rounded = parameter.half().to(parameter.dtype)
+            if not torch.isfinite(rounded).all():
+                raise ValueError(f"{name} holds numbers beyond 65504, which half precision has not")
+            parameter.copy_(rounded)
 
 
 def master_weights(model: nn.Module) -> dict[str, Tensor]:

@@ -5,7 +5,9 @@ classifier of such layers is `quantized.safetensors`, the one form that others a
 """
 
 import copy
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Float, Float32, Int, Int8, Int32, UInt8
@@ -23,6 +25,7 @@ from winnow.compress.fakequant import (
     replace,
     weight_scale,
 )
+from winnow.data import store
 from winnow.ssl import model as models
 from winnow.ssl.model import Classifier
 
@@ -177,11 +180,34 @@ def save(model: Classifier, path: Path) -> None:
 
 
 def load(directory: Path) -> Classifier:
-    """Read the int8 classifier of a folder that `quantize` wrote."""
-    model = models.load_classifier(directory)
+    """Read the int8 classifier of a folder that `quantize` wrote: `quantized.safetensors`, `config.json`.
+
+    Raises:
+        ValueError: if tensors and architecture do not fit.
+    """
+    config = store.read_json(directory / "config.json")
+    return build(config, load_file(directory / "quantized.safetensors"))
+
+
+def build(config: dict[str, Any], tensors: Mapping[str, Tensor]) -> Classifier:
+    """Make the int8 classifier that a `config.json` describes, with these tensors.
+
+    Raises:
+        ValueError: if they are not those of such a classifier: names, types and shapes.
+    """
+    model = models.build(config)
+    if not isinstance(model, Classifier):
+        raise ValueError(f"a {type(model).__name__} has no int8 form, only a Classifier")
     fake_quantize(model)
-    model = _integers(model)
-    model.load_state_dict(load_file(directory / "quantized.safetensors"))
+    _integers(model)
+    for name, wanted in model.state_dict().items():
+        found = tensors.get(name)
+        if found is None or (found.dtype, found.shape) != (wanted.dtype, wanted.shape):
+            held = "missing" if found is None else f"{found.dtype} of {list(found.shape)}"
+            raise ValueError(f"{name} is {held}, not {wanted.dtype} of {list(wanted.shape)}")
+    if unknown := tensors.keys() - model.state_dict().keys():
+        raise ValueError(f"the architecture has no {', '.join(sorted(unknown)[:3])}")
+    model.load_state_dict(dict(tensors))
     return model
 
 

@@ -6,9 +6,10 @@ from typing import Any
 import numpy as np
 import torch
 
-from winnow.compress import export, fakequant, integer, teaching
+from winnow.compress import export, fakequant, integer, runtimes, teaching
 from winnow.compress import sparsity as sparsities
 from winnow.compress.callbacks import PatternLock
+from winnow.compress.runtimes import OnnxRuntime
 from winnow.compress.teaching import Distillation, Taught
 from winnow.data import store
 from winnow.data.batches import Batch
@@ -107,6 +108,7 @@ def main(
         callbacks=(pattern,),
     )
     sparsities.require_zeros(method.student, pattern.keep)
+    fakequant.round_rest(method.student)
     master = models.load_classifier(sparse)
     master.load_state_dict(fakequant.master_weights(method.student))
     models.save(master, out, **models.read_notes(sparse))
@@ -135,7 +137,7 @@ def compare(student: Classifier, path: Path, samples: Batch, threads: int) -> di
         RuntimeError: if they give different classes too often.
     """
     wanted = classification.predict(student, samples.x, 256)
-    found = export.OnnxClassifier(path, threads).logits(samples.x, 256)
+    found = runtimes.logits(OnnxRuntime(path, threads), samples.x, 256)
     agreement = float(np.mean(found.argmax(1) == wanted.argmax(1).numpy()))
     if agreement < MIN_AGREEMENT:
         raise RuntimeError(

@@ -9,7 +9,7 @@ import torch
 from conftest import KINDS
 from tiny_trunk import SHAPE
 
-from winnow.compress import evaluate, prune, quantize
+from winnow.compress import bundle, evaluate, prune, quantize
 from winnow.compress.sparsity import Schedule, lock, measured_sparsity
 from winnow.data import store
 from winnow.data.modality import Modality
@@ -121,5 +121,9 @@ def test_the_chain_from_teacher_to_int8(
     assert metrics["student_minus_teacher_points"] == 0
     assert metrics["int8_size_bytes"] == (int8 / "model.onnx").stat().st_size
     book = store.read_json(scored / "ledger.json")
-    assert sum(book["int8_bytes"].values()) == metrics["int8_size_bytes"]
-    assert book["counted_ratio"] == 16
+    for form, name in (("onnx", "int8"), ("bundle", "bundle")):
+        assert sum(row[form] for row in book["parts"].values()) == metrics[f"{name}_size_bytes"]
+    assert metrics["bundle_size_bytes"] == (scored / "model.winnow").stat().st_size
+    assert metrics["counted_ratio"] == book["student_to_int8"]["counted"] == 16
+    told = bundle.load(scored / "model.winnow").card
+    assert told["accuracy"]["value"] == metrics["int8_accuracy"]
