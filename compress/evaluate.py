@@ -92,7 +92,7 @@ def main(
     label = samples.label.numpy()
     predictions = {name: logits(runner, samples.x, batch_size).argmax(1) for name, runner in runners.items()}
     correct = {name: prediction == label for name, prediction in predictions.items()}
-    metrics: dict[str, float] = {"test_samples": len(label)}
+    metrics: dict[str, int | float] = {"test_samples": len(label)}
     for name, path in shipped.items():
         metrics |= measured(f"{name}_accuracy", correct[name])
         metrics[f"{name}_size_bytes"] = path.stat().st_size
@@ -133,7 +133,7 @@ def main(
 
 
 def describe(
-    modality: Modality, manifest: pd.DataFrame, metrics: Mapping[str, float], notes: Mapping[str, Any]
+    modality: Modality, manifest: pd.DataFrame, metrics: Mapping[str, int | float], notes: Mapping[str, Any]
 ) -> dict[str, Any]:
     """Say what a user of the int8 model should know: its card."""
     labelled = manifest[manifest["label"].notna()]
@@ -149,7 +149,7 @@ def describe(
     }
 
 
-def _interval(name: str, metrics: Mapping[str, float]) -> dict[str, float]:
+def _interval(name: str, metrics: Mapping[str, int | float]) -> dict[str, float]:
     return {"value": metrics[name], "low": metrics[f"{name}_low"], "high": metrics[f"{name}_high"]}
 
 
