@@ -38,6 +38,11 @@ _RATIOS = {
     "onnx_file": ("ONNX file", "weights and zeros, each of a byte, and the graph"),
     "onnx_file_zstd": ("ONNX file, both compressed", "the same with Zstandard on both sides"),
 }
+_WAYS = {
+    "int8": "trained in int8, as shipped",
+    "posttraining_static": "post-training, static: ranges of activations from training samples",
+    "posttraining_dynamic": "post-training, dynamic: ranges from each batch by itself",
+}
 _COLUMNS = {
     "onnx": "ONNX",
     "onnx_zstd": "each part under Zstandard",
@@ -80,6 +85,14 @@ def gather(root: Path, encoder: Path, rounds: Sequence[int]) -> dict[str, Any]:
             "size_bytes": metrics["bundle_size_bytes"],
             "ratio": metrics["teacher_size_bytes"] / metrics["bundle_size_bytes"],
         },
+        "int8_ways": [
+            {
+                "name": name,
+                "accuracy": claims.measured(metrics, f"{key}_accuracy"),
+                "difference": claims.measured(metrics, f"{key}_minus_teacher_points"),
+            }
+            for key, name in _WAYS.items()
+        ],
         "parts": sorted(
             ({"name": name, **row} for name, row in ledger["parts"].items()),
             key=lambda row: (-row["bundle"], -row["onnx"]),

@@ -12,8 +12,8 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from winnow.compress import bundle, export, integer, ledger, sparsity
-from winnow.compress.runtimes import OnnxRuntime, logits
+from winnow.compress import bundle, export, integer, ledger, posttraining, sparsity
+from winnow.compress.runtimes import OnnxRuntime, Runtime, TorchRuntime, logits
 from winnow.data import store
 from winnow.data.batches import stack
 from winnow.data.intervals import measured, paired_difference
@@ -36,6 +36,7 @@ def main(
     out: Path,
     *,
     batch_size: int,
+    calibration: int,
     resamples: int,
     warmup: int,
     rounds: int,
@@ -56,6 +57,7 @@ def main(
         out: receives `model.winnow`, the int8 model to ship; `metrics.json`, `ledger.json`,
             `predictions.parquet`; and `latency.json`, the only one that differs from run to run.
         batch_size: samples in a batch while scoring.
+        calibration: training samples that post-training quantization reads its ranges off.
         resamples: bootstrap draws of the accuracy lost.
         warmup: runs of each model before time is taken.
         rounds: runs of each model that are timed, in turns.
@@ -82,12 +84,20 @@ def main(
     shipped["int8"] = int8 / "model.onnx"
 
     with tempfile.TemporaryDirectory() as scratch:
-        runners = {}
+        runners: dict[str, Runtime] = {}
         for name, model in floats.items():
             path = Path(scratch, f"{name}.onnx")
             export.to_onnx(model, samples.x, path)
             runners[name] = OnnxRuntime(path, threads)
         runners["int8"] = OnnxRuntime(shipped["int8"], threads)
+
+    # Beside them, what the sparse model would be in int8 without training in it.
+    train = manifest[(manifest["split"] == "train") & manifest["label"].notna()]
+    seen = stack(modality, ingest, train.sample(min(calibration, len(train)), random_state=seed), classes)
+    untrained = {
+        "static": TorchRuntime(posttraining.static(floats["sparse"], seen.x)),
+        "dynamic": TorchRuntime(posttraining.dynamic(floats["sparse"])),
+    }
 
     label = samples.label.numpy()
     predictions = {name: logits(runner, samples.x, batch_size).argmax(1) for name, runner in runners.items()}
@@ -99,6 +109,10 @@ def main(
         metrics[f"{name}_zstd_bytes"] = export.compressed_bytes(path.read_bytes())
     for name in ("student", "sparse", "int8"):
         metrics |= lost(name, correct["teacher"], correct[name], seed, resamples)
+    for name, runner in untrained.items():
+        right = logits(runner, samples.x, batch_size).argmax(1) == label
+        metrics |= measured(f"posttraining_{name}_accuracy", right)
+        metrics |= lost(f"posttraining_{name}", correct["teacher"], right, seed, resamples)
     metrics["sparsity"] = round(sparsity.measured_sparsity(floats["sparse"]), 6)
 
     small = out / "model.winnow"
@@ -164,7 +178,7 @@ def lost(name: str, teacher: np.ndarray, other: np.ndarray, seed: int, resamples
 
 
 def latency(
-    runners: dict[str, OnnxRuntime], x: Tensor, warmup: int, rounds: int
+    runners: Mapping[str, Runtime], x: Tensor, warmup: int, rounds: int
 ) -> dict[str, dict[str, float]]:
     """Time the models in turns, so that what else the machine does falls on all of them alike.
 

@@ -18,11 +18,11 @@ from torch.nn import functional
 from winnow.compress.fakequant import (
     BIAS_MAX,
     INPUT_MAX,
-    WEIGHT_MAX,
     FakeQuantized,
     FakeQuantizedEmbedding,
     fake_quantize,
     replace,
+    weight_max,
     weight_scale,
 )
 from winnow.data import store
@@ -86,10 +86,10 @@ def multiply(
     return product if bias is None else product + bias
 
 
-def _int8_rows(weight: Tensor) -> tuple[Int8[Tensor, "row ..."], Float32[Tensor, " row"]]:
-    scale = weight_scale(weight)
+def _int8_rows(weight: Tensor, bits: int) -> tuple[Int8[Tensor, "row ..."], Float32[Tensor, " row"]]:
+    scale, most = weight_scale(weight, bits), weight_max(bits)
     rounded = (weight.detach() / scale.view(-1, *[1] * (weight.dim() - 1))).round()
-    return rounded.clamp(-WEIGHT_MAX, WEIGHT_MAX).to(torch.int8), scale
+    return rounded.clamp(-most, most).to(torch.int8), scale
 
 
 class Integer(nn.Module):
@@ -109,7 +109,7 @@ class Integer(nn.Module):
 
     def __init__(self, layer: FakeQuantized) -> None:
         super().__init__()
-        weight, scale = _int8_rows(layer.weight)
+        weight, scale = _int8_rows(layer.weight, layer.bits)
         self.operation, self.axis = layer.operation, 0
         if layer.operation is functional.linear:
             self.operation, self.axis = multiply, 1
@@ -143,7 +143,7 @@ class IntegerEmbedding(nn.Module):
 
     def __init__(self, layer: FakeQuantizedEmbedding) -> None:
         super().__init__()
-        weight, scale = _int8_rows(layer.weight)
+        weight, scale = _int8_rows(layer.weight, layer.bits)
         self.register_buffer("weight", weight)
         self.register_buffer("weight_scale", scale[:, None].contiguous())
 
@@ -153,7 +153,7 @@ class IntegerEmbedding(nn.Module):
 
 
 def _integers(model: Classifier) -> Classifier:
-    def swap(module: nn.Module) -> nn.Module | None:
+    def swap(_: str, module: nn.Module) -> nn.Module | None:
         if isinstance(module, FakeQuantized):
             return Integer(module)
         return IntegerEmbedding(module) if isinstance(module, FakeQuantizedEmbedding) else None

@@ -62,6 +62,13 @@ def test_shows_ratios_with_what_they_count(found: dict[str, Any], written: Path)
         assert row["counts"] in html
 
 
+def test_what_training_in_int8_bought_stands_beside_what_it_is_without(found: dict[str, Any]) -> None:
+    trained, static, dynamic = found["int8_ways"]
+    assert trained["accuracy"] == found["models"][-1]["accuracy"]
+    assert static["accuracy"]["value"] == 0.75 and static["difference"]["value"] == -20
+    assert dynamic["accuracy"] is dynamic["difference"] is None
+
+
 def test_the_parts_sum_to_each_form_of_the_file(found: dict[str, Any], written: Path) -> None:
     html = (written / "card.html").read_text()
     for form, total in (("onnx", "1,000"), ("packed", "270"), ("bundle", "250")):

@@ -62,6 +62,7 @@ def test_refuses_a_model_of_other_classes(modality: Modality, ingested: Path, tm
             ingested,
             *[tmp_path] * 5,
             batch_size=8,
+            calibration=8,
             resamples=10,
             warmup=0,
             rounds=1,

@@ -85,7 +85,7 @@ def test_the_chain_from_teacher_to_int8(
         teacher,
         pruned,
         int8,
-        model={**TEACHING, "observe": 0.5},
+        model={**TEACHING, "observe": 0.5, "bits": {"layers": 8, "embeddings": 8}},
         **RUN,
         logs=tmp_path / "logs",
     )
@@ -104,6 +104,7 @@ def test_the_chain_from_teacher_to_int8(
         int8,
         scored,
         batch_size=16,
+        calibration=20,
         resamples=100,
         warmup=1,
         rounds=2,
@@ -119,6 +120,7 @@ def test_the_chain_from_teacher_to_int8(
         assert metrics[f"{name}_accuracy"] == pytest.approx(right, abs=1e-6)
         assert metrics[f"{name}_accuracy_low"] <= right <= metrics[f"{name}_accuracy_high"]
     assert metrics["student_minus_teacher_points"] == 0
+    assert {f"posttraining_{how}_minus_teacher_points" for how in ("static", "dynamic")} <= set(metrics)
     assert metrics["int8_size_bytes"] == (int8 / "model.onnx").stat().st_size
     book = store.read_json(scored / "ledger.json")
     for form, name in (("onnx", "int8"), ("bundle", "bundle")):
