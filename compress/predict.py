@@ -144,12 +144,12 @@ def _cut(data: Iterable[Any], size: int) -> Iterator[list[Any]]:
         yield part
 
 
-def load(path: Path | str, threads: int = 1) -> Predictor:
+def load(path: Path | str, threads: int | None = None) -> Predictor:
     """Read a model: a `.winnow` bundle, or an `.onnx` file of `quantize`.
 
     Args:
         path: the file; what it is called decides.
-        threads: of the runtime; of all of torch, where that is the runtime.
+        threads: of the runtime; of all of torch, where that is the runtime. None: as many as torch has now.
 
     Raises:
         FileNotFoundError: if there is none.
@@ -157,9 +157,10 @@ def load(path: Path | str, threads: int = 1) -> Predictor:
     """
     path = Path(path)
     if path.suffix == ".onnx":
-        onnx = OnnxRuntime(path, threads)
+        onnx = OnnxRuntime(path, threads or torch.get_num_threads())
         return Predictor(onnx.modality(), onnx.classes, onnx, {})
-    torch.set_num_threads(threads)
+    if threads is not None:
+        torch.set_num_threads(threads)
     held = bundle.load(path)
     return Predictor(held.model.encoder.modality, held.model.classes, TorchRuntime(held.model), held.card)
 

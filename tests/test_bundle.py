@@ -7,9 +7,12 @@ import pytest
 import tiny
 import torch
 from test_quantize import quantized
+from tokenizers import Tokenizer, pre_tokenizers
+from tokenizers import models as words
 
 from winnow.compress import bundle, fakequant, integer
 from winnow.data.modality import Modality
+from winnow.data.text import Subwords
 from winnow.ssl import model as models
 from winnow.ssl.model import Classifier
 from winnow.ssl.trunk import Encoder
@@ -61,6 +64,26 @@ def test_gives_back_every_kind_of_classifier(modality: Modality, tmp_path: Path)
     assert again.classes == ["a", "b", "ç"]
     assert models.section(again.encoder.modality) == models.section(modality)
     assert torch.equal(again(x), integers(x))
+
+
+def test_carries_the_tokenizer_that_its_texts_are_read_with(tmp_path: Path) -> None:
+    vocabulary = {"<pad>": 0, "<s>": 1, "</s>": 2, "<unk>": 3, "sea": 4, "king": 5}
+    made = Tokenizer(words.WordLevel(vocabulary, unk_token="<unk>"))
+    made.pre_tokenizer = pre_tokenizers.Whitespace()
+    source = tmp_path / "source" / "tokenizer.json"
+    source.parent.mkdir()
+    made.save(str(source))
+    model = Classifier(Encoder(Subwords(str(source), length=6), tiny.SHAPE), ["a", "b"])
+    fakequant.fake_quantize(model)
+    model.train()(torch.randint(0, 6, (8, 6)))
+    integers = kept(model.eval(), tmp_path)
+    bundle.write(tmp_path, CARD, tmp_path / "model.winnow")
+    source.unlink()
+
+    again = bundle.load(tmp_path / "model.winnow").model
+    x = again.encoder.modality.load(b"the king of the sea")
+    assert x.tolist() == [3, 5, 3, 3, 4, 0]
+    assert torch.equal(again(x[None]), integers(x[None]))
 
 
 def test_is_a_zip_that_anyone_can_look_into(written: tuple[Classifier, Path]) -> None:

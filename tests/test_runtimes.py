@@ -4,10 +4,12 @@ import numpy as np
 import onnx
 import pytest
 import tiny
+from conftest import png
 from test_export import SMALL, trained
 
 from winnow.compress import integer
 from winnow.compress.export import to_onnx
+from winnow.compress.predict import Predictor, load
 from winnow.compress.runtimes import OnnxRuntime, TorchRuntime, logits
 from winnow.data.vision import Vision
 from winnow.ssl.model import Classifier
@@ -48,6 +50,15 @@ def test_an_onnx_file_says_how_samples_are_read(shipped: tuple[Classifier, Path]
     modality = run.modality()
     assert isinstance(modality, Vision) and modality.size == 8
     assert run.classes == tiny.CLASSES
+
+
+def test_an_onnx_file_predicts_raw_data_as_a_bundle_does(shipped: tuple[Classifier, Path]) -> None:
+    raw = [png(np.full((8, 8), grey, np.uint8)) for grey in (20, 120, 220)]
+    found = load(shipped[1])(raw)
+    model = shipped[0]
+    wanted = Predictor(model.encoder.modality, model.classes, TorchRuntime(model), {})(raw)
+    assert found.classes == wanted.classes
+    assert np.abs(found.probs - wanted.probs).max() < 0.05
 
 
 def test_refuses_what_is_no_onnx_file_or_of_somebody_else(
