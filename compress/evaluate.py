@@ -3,15 +3,17 @@
 import logging
 import tempfile
 import time
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor
 
-from winnow.compress import export, integer, ledger, sparsity
-from winnow.compress.export import OnnxClassifier
+from winnow.compress import bundle, export, integer, ledger, posttraining, sparsity
+from winnow.compress.runtimes import OnnxRuntime, Runtime, TorchRuntime, logits
 from winnow.data import store
 from winnow.data.batches import stack
 from winnow.data.intervals import measured, paired_difference
@@ -34,6 +36,7 @@ def main(
     out: Path,
     *,
     batch_size: int,
+    calibration: int,
     resamples: int,
     warmup: int,
     rounds: int,
@@ -51,9 +54,10 @@ def main(
         student: folder of the shallower one.
         sparse: folder of the pruned one.
         int8: folder of the quantized one.
-        out: receives `metrics.json`, `ledger.json`, `predictions.parquet`, and `latency.json`, the
-            only one that differs from run to run.
+        out: receives `model.winnow`, the int8 model to ship; `metrics.json`, `ledger.json`,
+            `predictions.parquet`; and `latency.json`, the only one that differs from run to run.
         batch_size: samples in a batch while scoring.
+        calibration: training samples that post-training quantization reads its ranges off.
         resamples: bootstrap draws of the accuracy lost.
         warmup: runs of each model before time is taken.
         rounds: runs of each model that are timed, in turns.
@@ -80,35 +84,52 @@ def main(
     shipped["int8"] = int8 / "model.onnx"
 
     with tempfile.TemporaryDirectory() as scratch:
-        runners = {}
+        runners: dict[str, Runtime] = {}
         for name, model in floats.items():
             path = Path(scratch, f"{name}.onnx")
             export.to_onnx(model, samples.x, path)
-            runners[name] = OnnxClassifier(path, threads)
-        runners["int8"] = OnnxClassifier(shipped["int8"], threads)
+            runners[name] = OnnxRuntime(path, threads)
+        runners["int8"] = OnnxRuntime(shipped["int8"], threads)
+
+    # Beside them, what the sparse model would be in int8 without training in it.
+    train = manifest[(manifest["split"] == "train") & manifest["label"].notna()]
+    seen = stack(modality, ingest, train.sample(min(calibration, len(train)), random_state=seed), classes)
+    untrained = {
+        "static": TorchRuntime(posttraining.static(floats["sparse"], seen.x)),
+        "dynamic": TorchRuntime(posttraining.dynamic(floats["sparse"])),
+    }
 
     label = samples.label.numpy()
-    predictions = {name: runner.logits(samples.x, batch_size).argmax(1) for name, runner in runners.items()}
+    predictions = {name: logits(runner, samples.x, batch_size).argmax(1) for name, runner in runners.items()}
     correct = {name: prediction == label for name, prediction in predictions.items()}
-    metrics: dict[str, float] = {"test_samples": len(label)}
+    metrics: dict[str, int | float] = {"test_samples": len(label)}
     for name, path in shipped.items():
         metrics |= measured(f"{name}_accuracy", correct[name])
         metrics[f"{name}_size_bytes"] = path.stat().st_size
         metrics[f"{name}_zstd_bytes"] = export.compressed_bytes(path.read_bytes())
     for name in ("student", "sparse", "int8"):
         metrics |= lost(name, correct["teacher"], correct[name], seed, resamples)
+    for name, runner in untrained.items():
+        right = logits(runner, samples.x, batch_size).argmax(1) == label
+        metrics |= measured(f"posttraining_{name}_accuracy", right)
+        metrics |= lost(f"posttraining_{name}", correct["teacher"], right, seed, resamples)
     metrics["sparsity"] = round(sparsity.measured_sparsity(floats["sparse"]), 6)
-    store.write_json(out / "metrics.json", metrics)
 
+    small = out / "model.winnow"
+    bundle.write(int8, describe(modality, manifest, metrics, models.read_notes(int8)), small)
     integers = integer.load(int8)
-    book = {
-        "int8_bytes": ledger.by_part(shipped["int8"], integers),
-        "counted_ratio": round(ledger.counted_ratio(floats["sparse"]), 4),
+    book = ledger.by_part(integers, shipped["int8"], small)
+    compared = {
+        f"{name}_to_int8": ledger.ratios(
+            floats[name], shipped[name], floats["sparse"], integers, shipped["int8"], small, book
+        )
+        for name in ("teacher", "student")
     }
-    for name in ("teacher", "student"):
-        ratios = ledger.ratios(floats[name], shipped[name], integers, shipped["int8"])
-        book[f"{name}_to_int8"] = ratios
-    store.write_json(out / "ledger.json", book)
+    store.write_json(out / "ledger.json", {"parts": book, **compared})
+    metrics["bundle_size_bytes"] = small.stat().st_size
+    for key in ("counted", "packed", "compressed", "whole_file"):
+        metrics[f"{key}_ratio"] = compared["student_to_int8"][key]
+    store.write_json(out / "metrics.json", metrics)
 
     names = np.array(classes)
     table = pd.DataFrame({"id": test["id"].to_numpy(), "label": test["label"].to_numpy()})
@@ -121,8 +142,29 @@ def main(
         metrics["int8_accuracy"],
         metrics["int8_minus_teacher_points"],
         metrics["teacher_accuracy"],
-        metrics["teacher_size_bytes"] / metrics["int8_size_bytes"],
+        metrics["teacher_size_bytes"] / metrics["bundle_size_bytes"],
     )
+
+
+def describe(
+    modality: Modality, manifest: pd.DataFrame, metrics: Mapping[str, int | float], notes: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Say what a user of the int8 model should know: its card."""
+    labelled = manifest[manifest["label"].notna()]
+    return {
+        "reads": type(modality).__name__,
+        "labelled_samples": {str(k): int(n) for k, n in labelled["split"].value_counts().items()},
+        "accuracy": _interval("int8_accuracy", metrics),
+        "points_against_the_teacher": _interval("int8_minus_teacher_points", metrics),
+        "sparsity": metrics["sparsity"],
+        "made_by": notes,
+        "about": "Accuracy is of the test split, with the labels as they were delivered; intervals are of "
+        "95 %. On data of another kind than the training's, probabilities mean nothing.",
+    }
+
+
+def _interval(name: str, metrics: Mapping[str, int | float]) -> dict[str, float]:
+    return {"value": metrics[name], "low": metrics[f"{name}_low"], "high": metrics[f"{name}_high"]}
 
 
 def lost(name: str, teacher: np.ndarray, other: np.ndarray, seed: int, resamples: int) -> dict[str, float]:
@@ -136,7 +178,7 @@ def lost(name: str, teacher: np.ndarray, other: np.ndarray, seed: int, resamples
 
 
 def latency(
-    runners: dict[str, OnnxClassifier], x: Tensor, warmup: int, rounds: int
+    runners: Mapping[str, Runtime], x: Tensor, warmup: int, rounds: int
 ) -> dict[str, dict[str, float]]:
     """Time the models in turns, so that what else the machine does falls on all of them alike.
 

@@ -1,4 +1,4 @@
-"""Classifiers as ONNX files: writing, running, and what they weigh.
+"""Classifiers as ONNX files: writing, and what they weigh.
 
 A file is a function of the model alone: names of this machine's folders, which the exporter leaves
 in a graph, are taken out, so that two exports are the same bytes.
@@ -10,13 +10,11 @@ import warnings
 from functools import lru_cache
 from pathlib import Path
 
-import numpy as np
 import onnx
-import onnxruntime
 import pyarrow as pa
 import torch
-from jaxtyping import Float32
-from torch import Tensor
+from jaxtyping import Float
+from torch import Tensor, nn
 
 from winnow.compress import integer
 from winnow.ssl import model as models
@@ -26,7 +24,7 @@ ZSTD_LEVEL = 19
 
 
 def to_onnx(model: Classifier, x: Tensor, path: Path) -> None:
-    """Write a classifier as one ONNX file: `x`, any number of samples, to `logits`.
+    """Write a classifier as one ONNX file: `x`, any number of samples, to `logits` and `embedding`.
 
     The file says what the classes are and how samples are read, in its metadata.
 
@@ -45,12 +43,12 @@ def to_onnx(model: Classifier, x: Tensor, path: Path) -> None:
         for chatty in ("torch.onnx", "onnxscript", "onnx_ir"):
             logging.getLogger(chatty).setLevel(logging.ERROR)
         program = torch.onnx.export(
-            model.eval(),
+            _Answering(model).eval(),
             (x[:2],),
             dynamo=True,
             opset_version=integer.OPSET,
             input_names=["x"],
-            output_names=["logits"],
+            output_names=["logits", "embedding"],
             dynamic_shapes=({0: torch.export.Dim("batch")},),
             external_data=False,
             verbose=False,
@@ -68,6 +66,18 @@ def to_onnx(model: Classifier, x: Tensor, path: Path) -> None:
     )
     onnx.checker.check_model(proto)
     path.write_bytes(proto.SerializeToString(deterministic=True))
+
+
+class _Answering(nn.Module):
+    """A classifier that says both what it reads its answer from, and the answer; tensors keep names."""
+
+    def __init__(self, model: Classifier) -> None:
+        super().__init__()
+        self.encoder, self.head = model.encoder, model.head
+
+    def forward(self, x: Tensor) -> tuple[Float[Tensor, "batch class"], Float[Tensor, "batch dim"]]:
+        embedding = self.encoder.pooled(self.encoder(x))
+        return self.head(embedding), embedding
 
 
 def _stripped(proto: onnx.ModelProto) -> onnx.ModelProto:
@@ -108,29 +118,6 @@ def _require_quantized(proto: onnx.ModelProto, model: Classifier) -> None:
     wanted = dict(zip(found, (layers, biases, embeddings), strict=True))
     if found != wanted:
         raise RuntimeError(f"the graph has {found}, the model {wanted}")
-
-
-class OnnxClassifier:
-    """An ONNX file under ONNX Runtime, on the CPU.
-
-    Args:
-        path: the file.
-        threads: that one run uses.
-    """
-
-    def __init__(self, path: Path, threads: int) -> None:
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = threads
-        options.inter_op_num_threads = 1
-        self.session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-
-    def __call__(self, x: Tensor) -> Float32[np.ndarray, "batch class"]:
-        """Give the logits of one batch."""
-        return self.session.run(["logits"], {"x": x.numpy()})[0]
-
-    def logits(self, x: Tensor, batch_size: int) -> Float32[np.ndarray, "sample class"]:
-        """Give the logits of many samples, batch by batch."""
-        return np.concatenate([self(part) for part in x.split(batch_size)])
 
 
 @lru_cache(maxsize=8)  # the same files are counted in several ratios

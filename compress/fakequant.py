@@ -8,6 +8,7 @@ Paper: Quantization and Training of Neural Networks for Efficient Integer-Arithm
 """
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
 
 import torch
@@ -15,12 +16,35 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn import functional
 
-WEIGHT_MAX = 127  # narrow range: -128 has no opposite
 INPUT_MAX = 255
 BIAS_MAX = 2**31 - 1
 AVERAGING = 0.01  # share of a batch's range in the moving average (Prune Once for All's setting)
 # An empty row would have the scale 0, and its bias, which is in units of the scale, no bounds.
 SMALLEST_SCALE = 1e-6
+
+
+@dataclass(frozen=True, kw_only=True)
+class Bits:
+    """How many bits a weight has; they lie in int8 all the same, and take as many in a bundle.
+
+    Attributes:
+        layers: of weights of the trunk's layers [2–8].
+        embeddings: of rows of an embedding [2–8].
+
+    Raises:
+        ValueError: if it is more or less.
+    """
+
+    layers: int
+    embeddings: int
+
+    def __post_init__(self) -> None:
+        for bits in (self.layers, self.embeddings):
+            if not 2 <= bits <= 8:
+                raise ValueError(f"bits must be 2 to 8, not {bits}")
+
+
+EIGHT = Bits(layers=8, embeddings=8)
 
 Operation = Callable[[Tensor, Tensor, Tensor | None], Tensor]
 
@@ -45,17 +69,27 @@ def operation(layer: nn.Linear | nn.Conv1d | nn.Conv2d) -> Operation:
     )
 
 
-def weight_scale(weight: Tensor) -> Float[Tensor, " row"]:
-    """Give the step between two int8 values for each output channel or embedding row."""
+def weight_max(bits: int) -> int:
+    """Give the largest whole number of a weight; the range is narrow, as -128 has no opposite."""
+    return 2 ** (bits - 1) - 1
+
+
+def weight_scale(weight: Tensor, bits: int = 8) -> Float[Tensor, " row"]:
+    """Give the step between two whole numbers for each output channel or embedding row.
+
+    It is rounded up to 8 significant bits: the other 16 would say nothing, and in a small model there are
+    nearly as many rows as kept weights.
+    """
     largest = weight.detach().flatten(1).abs().amax(1)
-    return (largest / WEIGHT_MAX).clamp(min=SMALLEST_SCALE)
+    scale = (largest / weight_max(bits)).clamp(min=SMALLEST_SCALE).float()
+    return ((scale.view(torch.int32) + 0xFFFF) & -0x10000).view(torch.float32)
 
 
-def fake_quantize_rows(weight: Tensor) -> Tensor:
-    """Round to int8 steps, per row and symmetric, so that zero stays exactly zero."""
-    scale = weight_scale(weight)
+def fake_quantize_rows(weight: Tensor, bits: int = 8) -> Tensor:
+    """Round to whole steps, per row and symmetric, so that zero stays exactly zero."""
+    scale, most = weight_scale(weight, bits), weight_max(bits)
     zero_point = torch.zeros_like(scale, dtype=torch.int32)
-    return torch.fake_quantize_per_channel_affine(weight, scale, zero_point, 0, -WEIGHT_MAX, WEIGHT_MAX)
+    return torch.fake_quantize_per_channel_affine(weight, scale, zero_point, 0, -most, most)
 
 
 class Observer(nn.Module):
@@ -103,9 +137,9 @@ class Observer(nn.Module):
 class FakeQuantized(nn.Module):
     """A Linear or a convolution in the arithmetic of its integer form; parameters keep names."""
 
-    def __init__(self, layer: nn.Linear | nn.Conv1d | nn.Conv2d) -> None:
+    def __init__(self, layer: nn.Linear | nn.Conv1d | nn.Conv2d, bits: int = 8) -> None:
         super().__init__()
-        self.weight, self.bias = layer.weight, layer.bias
+        self.weight, self.bias, self.bits = layer.weight, layer.bias, bits
         self.operation = operation(layer)
         self.input = Observer()
 
@@ -114,49 +148,54 @@ class FakeQuantized(nn.Module):
         bias = self.bias
         if bias is not None and self.input.seen:
             # int32 in steps of input scale * weight scale, as the accumulator that it is added to.
-            step = self.input.scale_and_zero_point()[0] * weight_scale(self.weight)
+            step = self.input.scale_and_zero_point()[0] * weight_scale(self.weight, self.bits)
             bias = bias + ((bias / step).round().clamp(-BIAS_MAX, BIAS_MAX) * step - bias).detach()
-        return self.operation(x, fake_quantize_rows(self.weight), bias)
+        return self.operation(x, fake_quantize_rows(self.weight, self.bits), bias)
 
 
 class FakeQuantizedEmbedding(nn.Module):
     """An embedding whose rows are rounded to int8, each with its own scale."""
 
-    def __init__(self, layer: nn.Embedding) -> None:
+    def __init__(self, layer: nn.Embedding, bits: int = 8) -> None:
         super().__init__()
-        self.weight, self.padding_idx = layer.weight, layer.padding_idx
+        self.weight, self.padding_idx, self.bits = layer.weight, layer.padding_idx, bits
 
     def forward(self, x: Int[Tensor, "..."]) -> Float[Tensor, "... dim"]:
-        return functional.embedding(x, fake_quantize_rows(self.weight), self.padding_idx)
+        return functional.embedding(x, fake_quantize_rows(self.weight, self.bits), self.padding_idx)
 
 
-def replace(model: nn.Module, swap: Callable[[nn.Module], nn.Module | None]) -> int:
-    """Exchange submodules in place by what `swap` gives, and count them; None keeps one."""
+def replace(model: nn.Module, swap: Callable[[str, nn.Module], nn.Module | None], above: str = "") -> int:
+    """Exchange submodules in place by what `swap` gives for a name, and count them; None keeps one."""
     count = 0
     for name, module in model.named_children():
-        other = swap(module)
+        whole = f"{above}{name}"
+        other = swap(whole, module)
         if other is None:
-            count += replace(module, swap)
+            count += replace(module, swap, f"{whole}.")
         else:
             setattr(model, name, other)
             count += 1
     return count
 
 
-def fake_quantize(model: nn.Module) -> int:
+def fake_quantize(model: nn.Module, bits: Bits = EIGHT) -> int:
     """Turn all layers of a model that have an int8 form into fake-quantized ones, in place.
 
+    Args:
+        model: is changed.
+        bits: of weights; frontend and head, which are small, keep eight.
+
     Returns:
-        How many there are.
+        How many layers there are.
 
     Raises:
         ValueError: if there is none.
     """
 
-    def swap(module: nn.Module) -> nn.Module | None:
+    def swap(name: str, module: nn.Module) -> nn.Module | None:
         if isinstance(module, nn.Linear | nn.Conv1d | nn.Conv2d):
-            return FakeQuantized(module)
-        return FakeQuantizedEmbedding(module) if isinstance(module, nn.Embedding) else None
+            return FakeQuantized(module, bits.layers if "layers" in name.split(".") else 8)
+        return FakeQuantizedEmbedding(module, bits.embeddings) if isinstance(module, nn.Embedding) else None
 
     count = replace(model, swap)
     if not count:
@@ -169,6 +208,27 @@ def freeze(model: nn.Module) -> None:
     for module in model.modules():
         if isinstance(module, Observer):
             module.frozen = True
+
+
+@torch.no_grad()
+def round_rest(model: nn.Module) -> None:
+    """Round what stays float (norms, learned positions, factors) to half precision, in place.
+
+    They are computed with as float32; that the lower bits are zero makes them take half the bytes.
+
+    Raises:
+        ValueError: if a number is too large for half precision.
+    """
+    quantized = (FakeQuantized, FakeQuantizedEmbedding)
+    inside = {
+        id(p) for module in model.modules() if isinstance(module, quantized) for p in module.parameters()
+    }
+    for name, parameter in model.named_parameters():
+        if id(parameter) not in inside:
+            rounded = parameter.half().to(parameter.dtype)
+            if not torch.isfinite(rounded).all():
+                raise ValueError(f"{name} holds numbers beyond 65504, which half precision has not")
+            parameter.copy_(rounded)
 
 
 def master_weights(model: nn.Module) -> dict[str, Tensor]:

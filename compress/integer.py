@@ -5,7 +5,9 @@ classifier of such layers is `quantized.safetensors`, the one form that others a
 """
 
 import copy
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Float, Float32, Int, Int8, Int32, UInt8
@@ -16,13 +18,14 @@ from torch.nn import functional
 from winnow.compress.fakequant import (
     BIAS_MAX,
     INPUT_MAX,
-    WEIGHT_MAX,
     FakeQuantized,
     FakeQuantizedEmbedding,
     fake_quantize,
     replace,
+    weight_max,
     weight_scale,
 )
+from winnow.data import store
 from winnow.ssl import model as models
 from winnow.ssl.model import Classifier
 
@@ -83,10 +86,10 @@ def multiply(
     return product if bias is None else product + bias
 
 
-def _int8_rows(weight: Tensor) -> tuple[Int8[Tensor, "row ..."], Float32[Tensor, " row"]]:
-    scale = weight_scale(weight)
+def _int8_rows(weight: Tensor, bits: int) -> tuple[Int8[Tensor, "row ..."], Float32[Tensor, " row"]]:
+    scale, most = weight_scale(weight, bits), weight_max(bits)
     rounded = (weight.detach() / scale.view(-1, *[1] * (weight.dim() - 1))).round()
-    return rounded.clamp(-WEIGHT_MAX, WEIGHT_MAX).to(torch.int8), scale
+    return rounded.clamp(-most, most).to(torch.int8), scale
 
 
 class Integer(nn.Module):
@@ -106,7 +109,7 @@ class Integer(nn.Module):
 
     def __init__(self, layer: FakeQuantized) -> None:
         super().__init__()
-        weight, scale = _int8_rows(layer.weight)
+        weight, scale = _int8_rows(layer.weight, layer.bits)
         self.operation, self.axis = layer.operation, 0
         if layer.operation is functional.linear:
             self.operation, self.axis = multiply, 1
@@ -140,7 +143,7 @@ class IntegerEmbedding(nn.Module):
 
     def __init__(self, layer: FakeQuantizedEmbedding) -> None:
         super().__init__()
-        weight, scale = _int8_rows(layer.weight)
+        weight, scale = _int8_rows(layer.weight, layer.bits)
         self.register_buffer("weight", weight)
         self.register_buffer("weight_scale", scale[:, None].contiguous())
 
@@ -150,7 +153,7 @@ class IntegerEmbedding(nn.Module):
 
 
 def _integers(model: Classifier) -> Classifier:
-    def swap(module: nn.Module) -> nn.Module | None:
+    def swap(_: str, module: nn.Module) -> nn.Module | None:
         if isinstance(module, FakeQuantized):
             return Integer(module)
         return IntegerEmbedding(module) if isinstance(module, FakeQuantizedEmbedding) else None
@@ -177,11 +180,34 @@ def save(model: Classifier, path: Path) -> None:
 
 
 def load(directory: Path) -> Classifier:
-    """Read the int8 classifier of a folder that `quantize` wrote."""
-    model = models.load_classifier(directory)
+    """Read the int8 classifier of a folder that `quantize` wrote: `quantized.safetensors`, `config.json`.
+
+    Raises:
+        ValueError: if tensors and architecture do not fit.
+    """
+    config = store.read_json(directory / "config.json")
+    return build(config, load_file(directory / "quantized.safetensors"))
+
+
+def build(config: dict[str, Any], tensors: Mapping[str, Tensor]) -> Classifier:
+    """Make the int8 classifier that a `config.json` describes, with these tensors.
+
+    Raises:
+        ValueError: if they are not those of such a classifier: names, types and shapes.
+    """
+    model = models.build(config)
+    if not isinstance(model, Classifier):
+        raise ValueError(f"a {type(model).__name__} has no int8 form, only a Classifier")
     fake_quantize(model)
-    model = _integers(model)
-    model.load_state_dict(load_file(directory / "quantized.safetensors"))
+    _integers(model)
+    for name, wanted in model.state_dict().items():
+        found = tensors.get(name)
+        if found is None or (found.dtype, found.shape) != (wanted.dtype, wanted.shape):
+            held = "missing" if found is None else f"{found.dtype} of {list(found.shape)}"
+            raise ValueError(f"{name} is {held}, not {wanted.dtype} of {list(wanted.shape)}")
+    if unknown := tensors.keys() - model.state_dict().keys():
+        raise ValueError(f"the architecture has no {', '.join(sorted(unknown)[:3])}")
+    model.load_state_dict(dict(tensors))
     return model
 
 

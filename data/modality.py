@@ -49,8 +49,10 @@ class Modality(abc.ABC):
         media_type: MIME type of a payload, as a browser plays or shows it.
         min_agreement: share of equal entries of two signatures from which the samples are nearly equal.
         grid: tokens along each axis.
+        files: arguments that name a file, which has to go where the model goes.
     """
 
+    files: ClassVar[tuple[str, ...]] = ()
     suffixes: ClassVar[frozenset[str]]
     media_type: ClassVar[str]
     min_agreement: ClassVar[float]

@@ -163,6 +163,8 @@ class Subwords(_Document):
         FileNotFoundError: if there is no such file.
     """
 
+    files: ClassVar[tuple[str, ...]] = ("tokenizer",)
+
     def __init__(self, tokenizer: str, length: int, languages: list[str] | None = None) -> None:
         from tokenizers import Tokenizer  # an extra, which hashed subwords do without
 

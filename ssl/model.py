@@ -82,6 +82,15 @@ def whole(weight: Tensor) -> Tensor:
     return weight.full_tensor() if hasattr(weight, "full_tensor") else weight
 
 
+def build(config: dict[str, Any]) -> Model:
+    """Make the network that a `config.json` describes, with random weights."""
+    encoder = Encoder(modalities.build(config["modality"]), _shape(dict(config["shape"])))
+    if "head" in config:
+        arguments = dict(config["head"])
+        return _HEADS[arguments.pop("kind")](encoder, config["classes"], **arguments)
+    return encoder if config["classes"] is None else Classifier(encoder, config["classes"])
+
+
 def load(directory: Path) -> Model:
     """Read what `save` wrote, in evaluation mode.
 
@@ -89,14 +98,7 @@ def load(directory: Path) -> Model:
         FileNotFoundError: if the folder holds no model.
         RuntimeError: if weights and architecture do not fit.
     """
-    config = store.read_json(directory / "config.json")
-    model: Model
-    model = encoder = Encoder(modalities.build(config["modality"]), _shape(config["shape"]))
-    if "head" in config:
-        kind = _HEADS[config["head"].pop("kind")]
-        model = kind(encoder, config["classes"], **config["head"])
-    elif config["classes"] is not None:
-        model = Classifier(encoder, config["classes"])
+    model = build(store.read_json(directory / "config.json"))
     model.load_state_dict(load_file(directory / "model.safetensors"))
     return model.eval()
 

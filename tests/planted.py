@@ -338,14 +338,19 @@ def write_models(home: Path) -> None:
             metrics |= {f"{name}_minus_teacher_{key}": value for key, value in lost.items()}
         times = {"p10": 0.9, "median": 1.0, "p90": 1.4}
         latency[name] = {f"batch_{b}_{k}_ms": v for b in (1, 32) for k, v in times.items()}
-    ratios = {"encoder_ratio": 4.0, "encoder_zstd_ratio": 9.0, "file_ratio": 8.0}
-    ratios["file_zstd_ratio"] = 8.5
+    ratios = {"counted": 40.0, "zipped": 20.0, "packed": 16.0, "compressed": 24.0, "whole_file": 32.0}
+    ratios |= {"whole_file_zstd": 30.0, "onnx_file": 8.0, "onnx_file_zstd": 9.0}
+    parts = {"encoder_values": (700, 300, 100, 90), "encoder_indices": (0, 0, 50, 40)}
+    parts |= {"embeddings": (0, 0, 0, 0), "container": (300, 100, 120, 120)}
+    forms = ("onnx", "onnx_zstd", "packed", "bundle")
     ledger = {
-        "int8_bytes": {"encoder_weights": 700, "graph": 300, "embeddings": 0},
-        "counted_ratio": 40.0,
+        "parts": {name: dict(zip(forms, row, strict=True)) for name, row in parts.items()},
         "teacher_to_int8": ratios,
-        "student_to_int8": ratios,
+        "student_to_int8": {**ratios, "counted": 20.0},
     }
+    metrics["bundle_size_bytes"] = 250
+    metrics |= measured("posttraining_static_accuracy", 150, 200)
+    metrics |= {f"posttraining_static_minus_teacher_points{end}": -20.0 for end in ("", "_low", "_high")}
     for name, content in (("metrics", metrics), ("ledger", ledger), ("latency", latency)):
         write_json(home / "evaluate" / f"{name}.json", content)
     write_json(home / "finetune" / "metrics.json", {"val_accuracy": 0.95})

@@ -55,9 +55,25 @@ def test_compares_every_model_with_the_teacher(found: dict[str, Any]) -> None:
 
 def test_shows_ratios_with_what_they_count(found: dict[str, Any], written: Path) -> None:
     html = (written / "card.html").read_text()
-    assert found["ratios"][0]["value"] == 40
+    counted = found["ratios"][0]
+    assert (counted["student"], counted["teacher"]) == (20, 40)
+    assert "as counted in papers" in html and found["bundle"] == {"size_bytes": 250, "ratio": 32}
     for row in found["ratios"]:
         assert row["counts"] in html
+
+
+def test_what_training_in_int8_bought_stands_beside_what_it_is_without(found: dict[str, Any]) -> None:
+    trained, static, dynamic = found["int8_ways"]
+    assert trained["accuracy"] == found["models"][-1]["accuracy"]
+    assert static["accuracy"]["value"] == 0.75 and static["difference"]["value"] == -20
+    assert dynamic["accuracy"] is dynamic["difference"] is None
+
+
+def test_the_parts_sum_to_each_form_of_the_file(found: dict[str, Any], written: Path) -> None:
+    html = (written / "card.html").read_text()
+    for form, total in (("onnx", "1,000"), ("packed", "270"), ("bundle", "250")):
+        assert f"{sum(row[form] for row in found['parts']):,}" == total
+        assert f"<b>{total}</b>" in html
 
 
 def test_a_latency_that_was_not_measured_is_no_number(home: Path, tmp_path: Path) -> None:

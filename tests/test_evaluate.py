@@ -7,7 +7,8 @@ import torch
 
 from winnow.compress import evaluate
 from winnow.compress.evaluate import latency, lost
-from winnow.compress.export import OnnxClassifier, to_onnx
+from winnow.compress.export import to_onnx
+from winnow.compress.runtimes import OnnxRuntime
 from winnow.data.intervals import measured
 from winnow.data.modality import Modality
 from winnow.data.stage import BadInput
@@ -43,7 +44,7 @@ def test_the_same_answers_cost_nothing() -> None:
 def test_latency_is_of_every_model_and_batch_size(tmp_path: Path) -> None:
     x = tiny.samples(5).x
     to_onnx(tiny.classifier(shape=tiny.SHAPE), x, tmp_path / "model.onnx")
-    runner = OnnxClassifier(tmp_path / "model.onnx", 1)
+    runner = OnnxRuntime(tmp_path / "model.onnx", 1)
     found = latency({"one": runner, "two": runner}, x, warmup=1, rounds=5)
     assert set(found) == {"one", "two"}
     for times in found.values():
@@ -61,6 +62,7 @@ def test_refuses_a_model_of_other_classes(modality: Modality, ingested: Path, tm
             ingested,
             *[tmp_path] * 5,
             batch_size=8,
+            calibration=8,
             resamples=10,
             warmup=0,
             rounds=1,

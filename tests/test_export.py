@@ -11,7 +11,8 @@ import tiny
 import torch
 
 from winnow.compress import fakequant, integer
-from winnow.compress.export import OnnxClassifier, compressed_bytes, to_onnx
+from winnow.compress.export import compressed_bytes, to_onnx
+from winnow.compress.runtimes import OnnxRuntime, logits
 from winnow.data import store
 from winnow.data.modality import Modality
 from winnow.ssl.classification import predict
@@ -43,12 +44,12 @@ def test_onnx_runtime_does_what_was_trained(modality: Modality, ingested: Path, 
     x = inputs(modality, ingested, 40)
     model = Classifier(Encoder(modality, SHAPE), ["a", "b", "c"]).eval()
     to_onnx(model, x, tmp_path / "float.onnx")
-    found = OnnxClassifier(tmp_path / "float.onnx", 1).logits(x, 16)
+    found = logits(OnnxRuntime(tmp_path / "float.onnx", 1), x, 16)
     assert np.allclose(found, predict(model, x, 16).numpy(), atol=1e-4)
 
     fake = trained(model, x)
     to_onnx(integer.to_integers(fake), x, tmp_path / "int8.onnx")
-    found = OnnxClassifier(tmp_path / "int8.onnx", 1).logits(x, 16)
+    found = logits(OnnxRuntime(tmp_path / "int8.onnx", 1), x, 16)
     wanted = predict(fake, x, 16).numpy()
     # Rounding ties that fall the other way move a logit by steps of int8, no more.
     assert np.abs(found - wanted).max() < 0.05
@@ -77,7 +78,7 @@ def test_two_exports_are_the_same_bytes_and_name_no_place_of_this_machine(
 @pytest.mark.parametrize("number", [1, 2, 33])
 def test_any_number_of_samples_is_one_batch(exported: tuple[Classifier, Path], number: int) -> None:
     x = tiny.samples(number).x
-    assert OnnxClassifier(exported[1], 1)(x).shape == (number, 3)
+    assert OnnxRuntime(exported[1], 1)(x).logits.shape == (number, 3)
 
 
 def test_says_what_it_reads_and_what_it_answers(exported: tuple[Classifier, Path]) -> None:

@@ -9,7 +9,7 @@ import torch
 from conftest import KINDS
 from tiny_trunk import SHAPE
 
-from winnow.compress import evaluate, prune, quantize, sensitivity
+from winnow.compress import bundle, evaluate, prune, quantize, sensitivity
 from winnow.compress.patterns import NM, Blocks, Pattern
 from winnow.compress.schedules import Constant, Polynomial, Span
 from winnow.compress.sparsity import lock, measured_sparsity
@@ -92,7 +92,7 @@ def test_the_chain_from_teacher_to_int8(
         teacher,
         pruned,
         int8,
-        model={**TEACHING, "observe": 0.5},
+        model={**TEACHING, "observe": 0.5, "bits": {"layers": 8, "embeddings": 8}},
         **RUN,
         logs=tmp_path / "logs",
     )
@@ -111,6 +111,7 @@ def test_the_chain_from_teacher_to_int8(
         int8,
         scored,
         batch_size=16,
+        calibration=20,
         resamples=100,
         warmup=1,
         rounds=2,
@@ -126,10 +127,15 @@ def test_the_chain_from_teacher_to_int8(
         assert metrics[f"{name}_accuracy"] == pytest.approx(right, abs=1e-6)
         assert metrics[f"{name}_accuracy_low"] <= right <= metrics[f"{name}_accuracy_high"]
     assert metrics["student_minus_teacher_points"] == 0
+    assert {f"posttraining_{how}_minus_teacher_points" for how in ("static", "dynamic")} <= set(metrics)
     assert metrics["int8_size_bytes"] == (int8 / "model.onnx").stat().st_size
     book = store.read_json(scored / "ledger.json")
-    assert sum(book["int8_bytes"].values()) == metrics["int8_size_bytes"]
-    assert book["counted_ratio"] == 16
+    for form, name in (("onnx", "int8"), ("bundle", "bundle")):
+        assert sum(row[form] for row in book["parts"].values()) == metrics[f"{name}_size_bytes"]
+    assert metrics["bundle_size_bytes"] == (scored / "model.winnow").stat().st_size
+    assert metrics["counted_ratio"] == book["student_to_int8"]["counted"] == 16
+    told = bundle.load(scored / "model.winnow").card
+    assert told["accuracy"]["value"] == metrics["int8_accuracy"]
 
 
 HALF = NM(n=2, m=4)

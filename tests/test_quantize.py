@@ -1,3 +1,4 @@
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -98,6 +99,31 @@ def test_zero_weights_stay_zero_even_in_an_empty_row() -> None:
     assert bool(torch.isfinite(exact(numbers(4, 16))).all())
 
 
+def test_a_scale_has_eight_significant_bits_and_clips_nothing() -> None:
+    weight = numbers(500, 40) * torch.logspace(-6, 3, 500)[:, None]
+    scale, exact = fakequant.weight_scale(weight), weight.abs().amax(1) / 127
+    seen = exact > fakequant.SMALLEST_SCALE
+    assert bool((scale >= exact).all()) and bool((scale[seen] <= exact[seen] * (1 + 2**-7)).all())
+    assert torch.equal(scale.bfloat16().float(), scale)
+    assert not (scale.view(torch.int32) & 0xFFFF).any()
+
+
+def test_what_stays_float_is_rounded_to_half_precision_and_nothing_else_is() -> None:
+    model = tiny.classifier()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter += 0.01 * torch.randn(parameter.shape)
+    before = {name: parameter.clone() for name, parameter in model.named_parameters()}
+    fakequant.fake_quantize(model)
+    fakequant.round_rest(model)
+    for name, parameter in model.named_parameters():
+        rounded = before[name].half().float() if "norm" in name else before[name]
+        assert torch.equal(parameter, rounded)
+    model.encoder.norm.weight.data.fill_(1e9)  # type: ignore[union-attr]
+    with pytest.raises(ValueError, match=r"encoder\.norm\.weight holds numbers beyond 65504"):
+        fakequant.round_rest(model)
+
+
 def test_gradients_go_straight_through_within_the_range() -> None:
     layer = nn.Linear(6, 4)
     fake = observed(layer, numbers(32, 6))
@@ -170,8 +196,33 @@ def test_the_canonical_file_gives_back_the_same_classifier(tmp_path: Path) -> No
     integers = integer.to_integers(model)
     integer.save(integers, tmp_path / "quantized.safetensors")
     x = tiny.samples(16, seed=3).x
-    assert torch.equal(integer.load(tmp_path)(x), integers(x))
     assert torch.equal(models.load_classifier(tmp_path)(x), master(x))
+    # The float weights behind it are not needed.
+    (tmp_path / "model.safetensors").unlink()
+    assert torch.equal(integer.load(tmp_path)(x), integers(x))
+
+
+def test_tensors_of_another_architecture_are_refused_by_name() -> None:
+    integers = integer.to_integers(quantized())
+    config = {
+        "modality": models.section(integers.encoder.modality),
+        "shape": {**asdict(integers.encoder.shape), "biases": ["query", "key", "value"]},
+        "classes": integers.classes,
+    }
+    tensors = integers.state_dict()
+    x = tiny.samples(4).x
+    assert torch.equal(integer.build(config, tensors)(x), integers(x))
+    wrong = [
+        ({**tensors, "head.bias": tensors["head.bias"].float()}, "head.bias is torch.float32 of"),
+        ({**tensors, "head.bias": tensors["head.bias"][:1]}, "head.bias is torch.int32 of .1."),
+        ({**tensors, "more": tensors["head.bias"]}, "has no more"),
+        ({k: v for k, v in tensors.items() if k != "head.bias"}, "head.bias is missing"),
+    ]
+    for found, message in wrong:
+        with pytest.raises(ValueError, match=message):
+            integer.build(config, found)
+    with pytest.raises(ValueError, match="Encoder has no int8 form"):
+        integer.build({**config, "classes": None}, tensors)
 
 
 def test_the_integers_hold_the_pattern_or_are_refused() -> None:
@@ -204,7 +255,7 @@ def test_a_file_that_does_something_else_is_refused(tmp_path: Path) -> None:
 
 def test_fake_quantized_weights_are_the_nearest_of_255_steps() -> None:
     weight = numbers(8, 40)
-    scale = weight.abs().amax(1, keepdim=True) / 127
+    scale = fakequant.weight_scale(weight)[:, None]
     steps = np.arange(-127, 128) * scale.double().numpy()  # [row, step]
     nearest = np.abs(weight.numpy()[:, :, None] - steps[:, None, :]).min(2)
     error = (fakequant.fake_quantize_rows(weight) - weight).abs().numpy()
