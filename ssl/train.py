@@ -107,6 +107,8 @@ def optimizers(
     optimizer = torch.optim.AdamW(
         groups, lr=optimization.lr, betas=optimization.betas, eps=optimization.eps, fused=True
     )
+    # A fused step could undo the scaling of 16-bit gradients itself, and then Lightning would not clip them.
+    optimizer._step_supports_amp_scaling = False
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: optimization.factor(step, steps))
     return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 

@@ -98,7 +98,7 @@ class TimmLayer(nn.Module):
     def forward(
         self,
         x: Float[Tensor, "batch seen dim"],
-        valid: Bool[Tensor, "batch seen"],
+        allowed: Bool[Tensor, "batch 1 1 seen"] | None = None,
         rotations: Tensor | None = None,
     ) -> tuple[Float[Tensor, "batch seen dim"], Float[Tensor, "batch seen dim"]]:
         given: list[Tensor] = []
@@ -107,12 +107,11 @@ class TimmLayer(nn.Module):
             for name in self.taps
         ]
         try:
-            mask = valid[:, None, None, :]
             if rotations is None:
-                y = self.block(x, attn_mask=mask)
+                y = self.block(x, attn_mask=allowed)
             else:
                 own = rotations if self.row is None else rotations[self.row]
-                y = self.block(x, rope=own, attn_mask=mask)
+                y = self.block(x, rope=own, attn_mask=allowed)
         finally:
             for hook in hooks:
                 hook.remove()

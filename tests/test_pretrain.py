@@ -72,6 +72,16 @@ def test_the_seed_matters(modality: Modality, ingested: Path, pretrained: Path, 
     assert not same_encoder(pretrained, other)
 
 
+def test_mixed_precision_learns_nearly_the_same_and_keeps_weights_in_32_bits(
+    modality: Modality, ingested: Path, pretrained: Path, tmp_path: Path
+) -> None:
+    other = run_pretrain(modality, ingested, tmp_path, trainer__precision="bf16-mixed")
+    assert {weight.dtype for weight in models.load(other).state_dict().values()} == {torch.float}
+    losses = (pd.read_csv(out / "history.csv")["val/loss"].dropna() for out in (pretrained, other))
+    np.testing.assert_allclose(*losses, rtol=0.02)
+    assert not same_encoder(pretrained, other)
+
+
 def test_never_reads_a_label(modality: Modality, ingested: Path, pretrained: Path, tmp_path: Path) -> None:
     """Without any label, and with all of them changed, the same encoder comes out."""
     manifest = store.read_table(ingested / "manifest.parquet")

@@ -24,7 +24,7 @@ def test_attention_agrees_with_a_loop_over_samples_heads_and_tokens() -> None:
     attention = Attention(SHAPE).eval()
     x = torch.randn(3, 5, 16)
     valid = torch.arange(5) < torch.tensor([5, 3, 1])[:, None]
-    given = attention(x, valid)
+    given = attention(x, valid[:, None, None])
 
     width = 16 // SHAPE.heads
     for i in range(3):
@@ -41,12 +41,24 @@ def test_attention_agrees_with_a_loop_over_samples_heads_and_tokens() -> None:
             torch.testing.assert_close(given[i, here], wanted, atol=1e-5, rtol=1e-5)
 
 
+def test_under_mixed_precision_a_cpu_multiplies_weights_in_16_bits_and_attends_in_32() -> None:
+    torch.manual_seed(0)
+    attention, x = Attention(SHAPE).eval(), torch.randn(3, 5, 16)
+    parts = (attention.query, attention.key, attention.value)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        given = attention(x)
+        q, k, v = (p(x).unflatten(-1, (SHAPE.heads, -1)).transpose(1, 2) for p in parts)
+    assert q.dtype == given.dtype == torch.bfloat16
+    mixed = functional.scaled_dot_product_attention(q.float(), k.float(), v.float())
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert torch.equal(given, attention.out(mixed.transpose(1, 2).flatten(2)))
+
+
 def test_a_layer_is_post_norm_and_its_tap_stands_before_the_residual() -> None:
     torch.manual_seed(0)
     layer, x = Layer(SHAPE, 0.0).eval(), torch.randn(2, 4, 16)
-    valid = torch.ones(2, 4, dtype=torch.bool)
-    y, tap = layer(x, valid)
-    middle = functional.layer_norm(x + layer.attention(x, valid), (16,), layer.norm1.weight, layer.norm1.bias)
+    y, tap = layer(x)
+    middle = functional.layer_norm(x + layer.attention(x), (16,), layer.norm1.weight, layer.norm1.bias)
     wanted = layer.fc2(functional.gelu(layer.fc1(middle)))
     torch.testing.assert_close(tap, wanted)
     torch.testing.assert_close(
@@ -64,6 +76,18 @@ def test_taps_are_what_the_feed_forward_parts_give_even_with_dropout() -> None:
     for tap, out in zip(encoded.taps, seen, strict=True):
         assert torch.equal(tap, out)
     assert not any(torch.equal(t, h) for t, h in zip(encoded.taps, encoded.hidden, strict=True))
+
+
+@pytest.mark.parametrize("bias", ["none", "alibi", "layer_table"])
+def test_a_sample_becomes_the_same_alone_and_beside_one_with_padding(bias: str) -> None:
+    torch.manual_seed(0)
+    network = Encoder(vision(), replace(SHAPE, attention_bias=bias)).eval()
+    for relative in network.relative.parameters():
+        torch.nn.init.normal_(relative)
+    x, valid = torch.randn(2, 16, 16), torch.arange(16) < torch.tensor([16, 9])[:, None]
+    alone, beside = network.run(x[:1], valid[:1]), network.run(x, valid)
+    for one, two in zip((*alone.taps, alone.out), (*beside.taps, beside.out), strict=True):
+        torch.testing.assert_close(one, two[:1], atol=1e-5, rtol=1e-5)
 
 
 def test_padding_never_influences_what_is_valid() -> None:
