@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 import yaml
 
-from winnow.compress.export import OnnxClassifier
+from winnow.compress.runtimes import OnnxRuntime, logits
 from winnow.data import store
 from winnow.data.batches import stack
 from winnow.data.intervals import paired_difference
@@ -99,7 +99,7 @@ def compare(name: str, workspace: Path, params: Mapping[str, Any], seeds: int) -
                 (root / "params.yaml").write_text(yaml.safe_dump(changed))
                 spent.append(go(name, way, workspace, root))
                 file = root / "out" / name / "quantize" / "model.onnx"
-                right.append(OnnxClassifier(file, 1).logits(samples.x, 256).argmax(1) == label)
+                right.append(logits(OnnxRuntime(file, 1), samples.x, 256).argmax(1) == label)
                 size.append(file.stat().st_size)
         scores = [100 * one.mean() for one in right]
         # A sample counts once, by the mean over seeds: those share the teacher, and err alike.

@@ -6,7 +6,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from winnow.ssl.trunk import Encoder, gather_tokens
+from winnow.ssl.tokens import gather_tokens
+from winnow.ssl.trunk import Encoder
 
 
 class Tagger(nn.Module):

@@ -8,7 +8,8 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 from torch.nn import functional
 
-from winnow.ssl.trunk import Encoded, pool
+from winnow.ssl.tokens import pool
+from winnow.ssl.trunk import Encoded
 
 Norm = Literal["instance", "layer", "none"]
 

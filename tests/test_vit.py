@@ -14,7 +14,8 @@ from torch import Tensor, nn
 
 from winnow.compress import fakequant, integer
 from winnow.compress.depth import shallower
-from winnow.compress.export import OnnxClassifier, to_onnx
+from winnow.compress.export import to_onnx
+from winnow.compress.runtimes import OnnxRuntime, logits
 from winnow.compress.sparsity import prunable
 from winnow.data import store
 from winnow.data.modality import Modality, build
@@ -25,7 +26,8 @@ from winnow.ssl.classification import depth
 from winnow.ssl.data2vec import Data2Vec
 from winnow.ssl.model import Classifier
 from winnow.ssl.published.writing import to_huggingface
-from winnow.ssl.trunk import Encoder, gather_tokens, set_dropout
+from winnow.ssl.tokens import gather_tokens
+from winnow.ssl.trunk import Encoder, set_dropout
 from winnow.ssl.vit import TimmShape
 
 IMAGES = pytest.mark.parametrize("kind", [KINDS[0]], ids=["vision"], indirect=True)
@@ -241,7 +243,7 @@ def test_int8_and_onnx_do_what_the_network_does(tmp_path: Path) -> None:
     classifier.train()(x)
     integers = integer.to_integers(classifier.eval())
     to_onnx(integers, x, tmp_path / "model.onnx")
-    given = torch.from_numpy(OnnxClassifier(tmp_path / "model.onnx", 1).logits(x, 32))
+    given = torch.from_numpy(logits(OnnxRuntime(tmp_path / "model.onnx", 1), x, 32))
     torch.testing.assert_close(given, integers(x), atol=1e-2, rtol=0)
     assert float((given - wanted).abs().max()) < 0.1 * float(wanted.std())
 
