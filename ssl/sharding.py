@@ -48,6 +48,10 @@ class Sharded(ModelParallelStrategy):
         for optimizer, state in zip(self.optimizers, checkpoint["optimizer_states"], strict=False):
             named = _renamed(state, dict(enumerate(self._names(optimizer))))
             set_optimizer_state_dict(self._network, optimizer, named, options=whole)
+            for group, read in zip(optimizer.param_groups, state["param_groups"], strict=True):
+                group |= {
+                    key: value for key, value in read.items() if key != "params"
+                }  # tuples are lists now
         return checkpoint
 
     @property

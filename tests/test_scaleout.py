@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +16,12 @@ import torch
 import yaml
 from conftest import KINDS, Kind, run_ingest
 from runs import run_finetune, run_pretrain
+from torch import distributed, multiprocessing
 
 from winnow.data.modality import Modality, build
 from winnow.ssl import model as models
+from winnow.ssl import pretrain, train
+from winnow.ssl.data2vec import Data2Vec
 
 TEXT: Kind = KINDS[2]  # of different lengths: ranks hide different numbers of tokens
 # Without dropout, which each process draws for itself; and with an `eps` above the rounding errors, of which
@@ -57,11 +61,17 @@ def checkpoint(root: Path) -> dict[str, Any]:
     return runs.read(root / "logs/checkpoints/last.ckpt")
 
 
-def start(whole: Path, root: Path, stage: str, *words: Any, **changes: Any) -> subprocess.Popen[bytes]:
-    """Begin a run again with some of its settings changed, in a group of processes of its own."""
+def write_config(whole: Path, root: Path, **changes: Any) -> Path:
+    """Write what a run is started by, in a folder of another one, with some settings changed."""
     config = yaml.safe_load((whole / "logs/config.yaml").read_text().replace(f"{whole}/logs", f"{root}/logs"))
     root.mkdir(exist_ok=True)
     (root / "config.yaml").write_text(yaml.safe_dump(runs.changed(config, **changes)))
+    return root / "config.yaml"
+
+
+def start(whole: Path, root: Path, stage: str, *words: Any, **changes: Any) -> subprocess.Popen[bytes]:
+    """Begin a run again with some of its settings changed, in a group of processes of its own."""
+    write_config(whole, root, **changes)
     command = [
         sys.executable,
         "-m",
@@ -122,16 +132,44 @@ def test_two_processes_pretrain_as_one_with_twice_the_batch(pretrained: Path, do
 def test_two_processes_with_a_part_of_the_weights_each_pretrain_as_one(
     pretrained: Path, tmp_path: Path
 ) -> None:
-    one = checkpoint(pretrained)
-    parts = again(pretrained, tmp_path, "pretrain", **two(trainer__strategy="fsdp"))
-    assert_close(one, parts)
-    a, b = ({"states": run["optimizer_states"]} for run in (one, parts))
-    torch.testing.assert_close(a["states"][0]["state"], b["states"][0]["state"], atol=1e-5, rtol=1e-3)
-    assert [g["params"] for g in a["states"][0]["param_groups"]] == [
-        g["params"] for g in b["states"][0]["param_groups"]
-    ]
+    parts = sharded(pretrained, tmp_path)
+    assert_close(checkpoint(pretrained), parts)
     for name, weight in models.load_encoder(tmp_path / "logs/model").state_dict().items():
         assert torch.equal(weight, parts["state_dict"][f"student.{name}"])
+
+
+def test_two_processes_with_a_part_of_the_weights_each_go_on_with_what_one_has_begun(
+    pretrained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    words = ["--ckpt_path", pretrained / "logs/checkpoints/last.ckpt"]
+    path = write_config(pretrained, tmp_path / "one", trainer__max_steps=8)
+    runs.command_line(monkeypatch, pretrain, Data2Vec, "fit", "--config", path, *words)
+    one = checkpoint(tmp_path / "one")
+    parts = sharded(pretrained, tmp_path / "two", *words, trainer__max_steps=8)
+    assert one["global_step"] == 8
+    assert_close(one, parts)
+    (plain,), (whole,) = one["optimizer_states"], parts["optimizer_states"]
+    runs.assert_same(plain["param_groups"], whole["param_groups"])
+    torch.testing.assert_close(plain["state"], whole["state"], atol=1e-5, rtol=1e-3)
+
+
+def sharded(whole: Path, root: Path, *words: Any, **changes: Any) -> dict[str, Any]:
+    """Repeat pretraining by two processes that are told their ranks as torchrun tells them, and read it."""
+    path = write_config(whole, root, **two(trainer__strategy="fsdp", **changes))
+    given = ["fit", "--config", str(path), *map(str, words)]
+    multiprocessing.start_processes(one_of_two, (given,), nprocs=2, start_method="fork")
+    return checkpoint(root)
+
+
+def one_of_two(rank: int, words: list[str]) -> None:
+    ranks = {"RANK": rank, "LOCAL_RANK": rank, "GROUP_RANK": 0, "WORLD_SIZE": 2, "LOCAL_WORLD_SIZE": 2}
+    os.environ |= {name: str(value) for name, value in ranks.items()}
+    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29578", "TORCHELASTIC_RUN_ID": "test"}
+    warnings.resetwarnings()  # as in a process of its own
+    warnings.simplefilter("ignore")
+    sys.argv = ["pretrain", *words]
+    train.run(pretrain.main, Data2Vec)
+    distributed.destroy_process_group()
 
 
 def test_two_processes_log_as_one(pretrained: Path, doubled: Path) -> None:
@@ -180,13 +218,11 @@ def test_two_processes_finetune_as_one_with_twice_the_batch(
     assert_close(checkpoint(one), again(one, tmp_path / "two", "finetune", **settings))
 
 
-@pytest.mark.parametrize("strategy", ["ddp", "fsdp"])
 def test_killed_processes_are_taken_up_where_their_last_checkpoint_left_them(
-    pretrained: Path, tmp_path: Path, strategy: str
+    pretrained: Path, tmp_path: Path
 ) -> None:
     """With dropout, accumulation and two processes, in the middle of an epoch: to the bit."""
     settings = two(model__shape__dropout=0.1, trainer__accumulate_grad_batches=2, trainer__max_steps=12)
-    settings["trainer__strategy"] = strategy
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     again(pretrained, whole, "pretrain", **settings)
     last = killed / "logs/checkpoints/last.ckpt"
