@@ -24,7 +24,7 @@ ZSTD_LEVEL = 19
 
 
 def to_onnx(model: Classifier, x: Tensor, path: Path) -> None:
-    """Write a classifier as one ONNX file: `x`, any number of samples, to `logits` and `embedding`.
+    """Write a classifier as one ONNX file: `x`, any number of samples, to `logits` and `embeddings`.
 
     The file says what the classes are and how samples are read, in its metadata.
 
@@ -48,7 +48,7 @@ def to_onnx(model: Classifier, x: Tensor, path: Path) -> None:
             dynamo=True,
             opset_version=integer.OPSET,
             input_names=["x"],
-            output_names=["logits", "embedding"],
+            output_names=["logits", "embeddings"],
             dynamic_shapes=({0: torch.export.Dim("batch")},),
             external_data=False,
             verbose=False,

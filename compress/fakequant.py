@@ -28,7 +28,8 @@ class Bits:
     """How many bits a weight has; they lie in int8 all the same, and take as many in a bundle.
 
     Attributes:
-        layers: of weights of the trunk's layers [2–8].
+        layers: of weights of the trunk's layers [2–8]; those of frontend and head, which are few, have 7 at
+            least.
         embeddings: of rows of an embedding [2–8].
 
     Raises:
@@ -44,6 +45,7 @@ class Bits:
                 raise ValueError(f"bits must be 2 to 8, not {bits}")
 
 
+NEVER_SATURATES = 7  # bits of weights for which two products of uint8 fit into 16 bits
 EIGHT = Bits(layers=8, embeddings=8)
 
 Operation = Callable[[Tensor, Tensor, Tensor | None], Tensor]
@@ -183,7 +185,7 @@ def fake_quantize(model: nn.Module, bits: Bits = EIGHT) -> int:
 
     Args:
         model: is changed.
-        bits: of weights; frontend and head, which are small, keep eight.
+        bits: of weights.
 
     Returns:
         How many layers there are.
@@ -194,7 +196,8 @@ def fake_quantize(model: nn.Module, bits: Bits = EIGHT) -> int:
 
     def swap(name: str, module: nn.Module) -> nn.Module | None:
         if isinstance(module, nn.Linear | nn.Conv1d | nn.Conv2d):
-            return FakeQuantized(module, bits.layers if "layers" in name.split(".") else 8)
+            inside = "layers" in name.split(".")
+            return FakeQuantized(module, bits.layers if inside else max(bits.layers, NEVER_SATURATES))
         return FakeQuantizedEmbedding(module, bits.embeddings) if isinstance(module, nn.Embedding) else None
 
     count = replace(model, swap)

@@ -79,7 +79,7 @@ class OnnxRuntime:
             if key in {"classes", "modality"}
         }
         outputs = {output.name for output in self.session.get_outputs()}
-        if missing := ({"classes", "modality"} - self.told.keys()) | ({"logits", "embedding"} - outputs):
+        if missing := ({"classes", "modality"} - self.told.keys()) | ({"logits", "embeddings"} - outputs):
             raise ValueError(f"{path} has no {', '.join(sorted(missing))}: quantize writes them")
 
     @property
@@ -92,7 +92,7 @@ class OnnxRuntime:
         return modalities.build(self.told["modality"])
 
     def __call__(self, x: Tensor) -> Answer:
-        return Answer(*self.session.run(["logits", "embedding"], {"x": x.numpy()}))
+        return Answer(*self.session.run(["logits", "embeddings"], {"x": x.numpy()}))
 
 
 def logits(runtime: Runtime, x: Tensor, batch_size: int) -> Float32[np.ndarray, "sample class"]:

@@ -60,13 +60,15 @@ def test_pruned_neighbours_make_it_rare() -> None:
 
 
 def test_looks_at_every_linear_of_a_classifier() -> None:
-    model = tiny.classifier()
-    fakequant.fake_quantize(model, Bits(layers=7, embeddings=8))
-    x = tiny.samples(64).x
-    model.train()(x)
-    found = saturation.measure(integer.to_integers(model.eval()), x)
-    # The head has eight bits, for three of all outputs.
-    assert 0 < found.possible <= 3 / (2 * (4 * 16 + 32 + 16) + 3)
+    found = []
+    for bits in (7, 8):
+        model = tiny.classifier()
+        fakequant.fake_quantize(model, Bits(layers=bits, embeddings=8))
+        x = tiny.samples(64).x
+        model.train()(x)
+        found.append(saturation.measure(integer.to_integers(model.eval()), x))
+    assert found[0] == (0, 0)
+    assert 0 < found[1].measured < found[1].possible < 1
 
 
 def test_bits_of_weights_are_what_is_asked_for_where_it_is_asked() -> None:
@@ -76,7 +78,7 @@ def test_bits_of_weights_are_what_is_asked_for_where_it_is_asked() -> None:
     integers = integer.to_integers(model.eval())
     for name, module in integers.named_modules():
         if isinstance(module, Integer):
-            assert int(module.weight.abs().max()) == (7 if ".layers." in name else 127)
+            assert int(module.weight.abs().max()) == (7 if ".layers." in name else 63)
     wide = observed(nn.Linear(8, 4), numbers(9, 8))
     assert int(Integer(wide).weight.abs().max()) == 127
     for wrong in (1, 9):
