@@ -3,8 +3,8 @@
 `python -m bench.pretraining accuracy WORKSPACE` reads what `ingest` wrote to WORKSPACE/out (`make real`
 writes build/real), and trains three networks of one size on the same samples, without labels:
 
-- `data2vec`: its recipe of examples/recipes, at the size, the batch and the schedule of `winnow`, with the
-  learning rate and the teacher of bench/accuracy.yaml: the best that were found for a run as short;
+- `data2vec`: its recipe of examples/recipes, at the size, the batch and the schedule of `winnow`, under what
+  bench/accuracy.yaml changes for a run as short;
 - `data2vec 2.0`: the same of its recipe;
 - `winnow`: params.yaml, under what bench/labels.yaml changes.
 
@@ -190,6 +190,8 @@ def report(found: list[dict[str, tuple[list[Mark], float]]]) -> None:
     print(
         f"\nThe best of {FIRST} is {goal:.1f} %, after {cpu:.1f} s of the processor ({wall:.1f} on the wall)."
     )
+    if goal <= curves[FIRST][0, 2]:
+        print("It was as good or better before it trained: these steps are too few for a comparison.")
     print()
     print("| | untrained | best | in the end | all of it | reaches that best after | of its time | a step |")
     print("|---|---|---|---|---|---|---|---|")
@@ -197,7 +199,9 @@ def report(found: list[dict[str, tuple[list[Mark], float]]]) -> None:
         accuracy, (total, elapsed, end) = curve[:, 2], curve[-1]
         reached = np.flatnonzero(accuracy >= goal)
         after, ratio = "never", "–"
-        if len(reached):
+        if len(reached) and reached[0] == 0:
+            after = "untrained"
+        elif len(reached):
             seconds, passed = curve[reached[0], :2]
             after = f"{seconds:.1f} s ({passed:.1f})"
             ratio = f"{seconds / cpu:.2f} ({passed / wall:.2f})"
