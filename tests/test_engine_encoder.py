@@ -96,7 +96,7 @@ def drawn_encoder(
     integers: bool, dim: int = 32, heads: int = 2, most: int = 700, **changed: Any
 ) -> plan.Encoder:
     """Draw an encoder without a head, whose attention is far from even."""
-    drawn = np.random.default_rng(3)
+    drawn, dim = np.random.default_rng(3), 32
 
     def matrix(rows: int, columns: int, size: float, block: tuple[int, int] = (1, 4)) -> Matrix:
         keep = np.kron(drawn.random((rows // block[0], columns // block[1])) < 0.5, np.ones(block))
@@ -120,7 +120,7 @@ def drawn_encoder(
         )
         for _ in range(2)
     ]
-    settings = {"heads": heads, "tokens": most, "extra": 0, "pre_norm": False, "eps": 1e-5, "first": norm()}
+    settings = {"heads": 2, "tokens": most, "extra": 0, "pre_norm": False, "eps": 1e-5, "first": norm()}
     return plan.Encoder(**{**settings, "layers": layers, **changed})
 
 

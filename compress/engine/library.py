@@ -84,27 +84,24 @@ def build(out: Path, extra: tuple[str, ...] = ()) -> None:
     command = compiler()
     out.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=out.parent, prefix=".engine-") as scratch:
-        parts = [(Path(scratch, f"{name}.o"), (str(SOURCES / name),)) for name in COMMON]
+        parts = {Path(scratch, f"{name}.o"): [str(SOURCES / name)] for name in COMMON}
         for name in built_for():
-            flags = (f"-DINSTRUCTIONS_{name}", *INSTRUCTIONS[name])
-            parts.append((Path(scratch, f"{name}.o"), (*flags, str(SOURCES / KERNELS))))
+            flags = [f"-DINSTRUCTIONS_{name}", *INSTRUCTIONS[name]]
+            parts[Path(scratch, f"{name}.o")] = [*flags, str(SOURCES / KERNELS)]
+        compiling = [command, *FLAGS, *extra, "-c"]
         running = [
-            subprocess.Popen(
-                [command, *FLAGS, *extra, "-c", *arguments, "-o", str(part)],
-                stderr=subprocess.PIPE,
-                text=True,
-            )
-            for part, arguments in parts
+            subprocess.Popen([*compiling, *arguments, "-o", str(part)], stderr=subprocess.PIPE, text=True)
+            for part, arguments in parts.items()
         ]
         said = [process.communicate()[1] for process in running]
         for process, text in zip(running, said, strict=True):
             if process.returncode:
                 raise Unavailable(f"{command} does not compile the engine: {_last(text)}")
         library = Path(scratch, "engine.so")
-        link = [command, "-shared", "-pthread", *extra, *(str(part) for part, _ in parts), "-o", str(library)]
+        link = [command, "-shared", "-pthread", *extra, *map(str, parts), "-o", str(library)]
         # Where the C++ library is not there to be linked in, the system's shared one has to do.
-        for flags in (ALONE, ()) if not extra else ((),):
-            done = subprocess.run([*link, *flags], stderr=subprocess.PIPE, text=True)
+        for alone in ((),) if extra else (ALONE, ()):
+            done = subprocess.run([*link, *alone], stderr=subprocess.PIPE, text=True)
             if not done.returncode:
                 break
         else:

@@ -121,9 +121,9 @@ def pack(matrix: Matrix, block: int | None = None) -> bytes:
     blocks = _blocks(weight, block or 4)
     if block == DENSE:
         return b"".join([head, scale.tobytes(), bias.tobytes(), blocks.tobytes()])
-    keep = blocks.any((2, 3))
+    keep = np.any(blocks, axis=(2, 3))
     start = np.concatenate([[0], keep.sum(1).cumsum()]).astype(np.uint32)
-    index = keep.nonzero()[1].astype(np.uint16)
+    index = np.nonzero(keep)[1].astype(np.uint16)
     parts = (scale, bias, np.uint32(len(index)), start, index, blocks[keep])
     return head + b"".join(_filled(np.asarray(part).tobytes()) for part in parts)
 

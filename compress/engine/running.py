@@ -52,7 +52,7 @@ class Engine:
 
     def __call__(
         self, x: Float32[np.ndarray, "batch token dim"], valid: Bool[np.ndarray, "batch token"]
-    ) -> Float32[np.ndarray, "batch *rest"]:
+    ) -> Float32[np.ndarray, "..."]:
         """Run tokens through the encoder.
 
         Args:

@@ -203,7 +203,10 @@ inline F to_float(I x) {
   return each<F>([=](int i) { return static_cast<float>(x.at[i]); });
 }
 inline I to_int(F x) {
-  return each<I>([=](int i) { return static_cast<int32_t>(__builtin_rintf(x.at[i])); });
+  return each<I>([=](int i) {  // what does not fit becomes the smallest number, as x86 has it
+    const bool fits = x.at[i] >= -2147483648.0f && x.at[i] < 2147483648.0f;
+    return fits ? static_cast<int32_t>(__builtin_rintf(x.at[i])) : INT32_MIN;
+  });
 }
 inline F power_of_two(I x) {
   F out;
