@@ -12,8 +12,9 @@ from test_engine_encoder import drawn_encoder
 
 from winnow.compress.engine import library, plan, running
 
-SANITIZERS = ("-O1", "-fsanitize=address,undefined", "-fno-sanitize-recover=all", "-fno-omit-frame-pointer")
-MUTATIONS = int(os.environ.get("WINNOW_MUTATIONS", "2000"))  # of each plan
+# Not optimized: it compiles in a fifth of the time.
+SANITIZERS = ("-O0", "-fsanitize=address,undefined", "-fno-sanitize-recover=all", "-fno-omit-frame-pointer")
+MUTATIONS = int(os.environ.get("WINNOW_MUTATIONS", "500"))  # of each plan
 
 
 @pytest.fixture(scope="module")
@@ -31,8 +32,8 @@ def fuzzer(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def small(integers: bool) -> plan.Encoder:
     encoder = drawn_encoder(integers, most=20)
     table = np.random.default_rng(0).normal(size=(2, 20, 20)).astype(np.float32)
-    head = replace(encoder.layers[0].out, weight=encoder.layers[0].out.weight[:6])
-    head = replace(head, scale=head.scale[:6], bias=None)
+    out = encoder.layers[0].out
+    head = replace(out, weight=out.weight[:6], scale=out.scale[:6], bias=None)
     if integers:
         return replace(encoder, head=head, extra=1, last=encoder.first, last_is_pooled=True)
     return replace(encoder, biases=[table], pre_norm=True, last=encoder.first)
@@ -65,7 +66,7 @@ def test_broken_plans_are_errors_and_never_crashes(
         (16, 0, "a size is out of bounds"),
         (16, 3, "it ends too early"),
         (28, 5, "it ends too early"),
-        (48, 2, "it ends too early"),
+        (48, 2, "a float is not a number"),
         (52, 0x7FC00000, "a size is out of bounds"),
     ],
 )

@@ -32,21 +32,22 @@ inline void accumulate(const uint8_t *x, size_t x_row, const int8_t *w, size_t r
 
 // As many vectors at a time as there are registers for.
 #if defined(INSTRUCTIONS_avx512_vnni)
-constexpr int widest(int) { return 4; }
+constexpr int WIDEST[] = {0, 8, 8, 0, 4};  // by rows
 #else
-constexpr int widest(int rows) { return rows == 4 ? 2 : 4; }
+constexpr int WIDEST[] = {0, 4, 4, 0, 2};
 #endif
 
 template <int R, bool SPARSE>
 inline void rows(const uint8_t *x, size_t x_row, int units, const int8_t *w, size_t row, size_t next,
                  const uint16_t *index, uint32_t count, const int32_t *start, int32_t *out) {
-  int left = units * PER_UNIT;
-  while (left) {
-    int taken;
-    if (widest(R) >= 4 && left >= 4) {
+  for (int left = units * PER_UNIT, taken; left; left -= taken) {
+    if (WIDEST[R] >= 8 && left >= 8) {
+      taken = 8;
+      accumulate<R, 8, SPARSE>(x, x_row, w, row, next, index, count, start, out);
+    } else if (WIDEST[R] >= 4 && left >= 4) {
       taken = 4;
       accumulate<R, 4, SPARSE>(x, x_row, w, row, next, index, count, start, out);
-    } else if (widest(R) >= 3 && left == 3) {
+    } else if (WIDEST[R] >= 4 && left == 3) {
       taken = 3;
       accumulate<R, 3, SPARSE>(x, x_row, w, row, next, index, count, start, out);
     } else if (left >= 2) {
@@ -56,7 +57,6 @@ inline void rows(const uint8_t *x, size_t x_row, int units, const int8_t *w, siz
       taken = 1;
       accumulate<R, 1, SPARSE>(x, x_row, w, row, next, index, count, start, out);
     }
-    left -= taken;
     x += static_cast<size_t>(taken) * LANE_BYTES;
     out += taken * LANES;
   }

@@ -8,7 +8,7 @@
 
 constexpr int UNIT = 16;  // tokens
 constexpr int TILE = 64;
-constexpr uint32_t PANEL = 64;  // rows that are worked on together
+constexpr uint32_t PANEL = 32;  // rows that are worked on together
 
 struct Quantization {
   float inverse_scale;

@@ -50,9 +50,7 @@ def compiler() -> str:
         if found := shutil.which(name):
             return found
     looked = f"CXX={named}" if named else ", ".join(COMPILERS)
-    raise Unavailable(
-        f"the engine needs a C++ compiler once, and there is none ({looked}): ONNX Runtime serves"
-    )
+    raise Unavailable(f"no C++ compiler ({looked}), which the engine needs once: ONNX Runtime serves")
 
 
 def source_hash() -> str:
