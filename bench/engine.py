@@ -188,7 +188,7 @@ def encoders(tokens: int, batch: int, threads: int, rounds: int) -> None:
         for label, block, sparsity in settings:
             engine = running.Engine(drawn_encoder(size, tokens, block, sparsity), threads)
             inputs = np.ascontiguousarray(embedded[..., : size.dim])
-            runs[f"{name} | engine {label}"] = partial(engine, inputs, valid)
+            runs[f"{name} | engine {label}"] = partial(engine.tokens, inputs, valid)
     found_s = in_turns(runs, rounds, clock_of(threads))
     first = found_s["DistilBERT | PyTorch fp32"]
     print(f"\n{tokens} tokens, batch {batch}, {threads} thread(s); {machine()}")

@@ -16,12 +16,6 @@
 
 using Bytes = std::vector<uint8_t>;
 
-static uint32_t number(const Bytes &plan, size_t at) {
-  uint32_t x;
-  memcpy(&x, plan.data() + at, 4);
-  return x;
-}
-
 // Runs some samples of some lengths, with one and with two threads.
 static bool run(const Bytes &plan, const std::string &instructions, int threads) {
   char error[256] = "";
@@ -33,15 +27,26 @@ static bool run(const Bytes &plan, const std::string &instructions, int threads)
     if (!*error) abort();  // a refusal has its reason
     return false;
   }
-  const uint32_t dim = number(plan, 4), tokens = number(plan, 20), classes = number(plan, 28);
+  winnow_sizes sizes;
+  winnow_measure(model, &sizes);
+  const int64_t most = sizes.tokens < 20 ? sizes.tokens : 20;
   for (int64_t batch : {1, 5})
-    for (int64_t count : {int64_t{tokens < 20 ? tokens : 20}, int64_t{3}}) {
-      std::vector<float> x(static_cast<size_t>(batch * count * dim));
+    for (int64_t count : {most, int64_t{3}}) {
+      const int64_t grid = count > sizes.extra ? count - sizes.extra : 0;
+      const int64_t numbers = sizes.input == 0 ? count * sizes.dim : sizes.input == 3 ? grid * 2 : grid * sizes.columns;
+      std::vector<float> x(static_cast<size_t>(batch * numbers));
       for (size_t i = 0; i < x.size(); i++) x[i] = static_cast<float>(i % 17) - 8.0f;
+      if (sizes.input == 3)  // ids, of which some are out of bounds in the end
+        for (size_t i = 0; i < x.size() / 2; i++) {
+          const int64_t id = static_cast<int64_t>(i % 13);
+          memcpy(&x[2 * i], &id, sizeof id);
+        }
       std::vector<uint8_t> valid(static_cast<size_t>(batch * count));
       for (size_t i = 0; i < valid.size(); i++) valid[i] = i % 3 != 1;
-      std::vector<float> out(static_cast<size_t>(batch) * (classes ? classes : static_cast<size_t>(count) * dim));
-      winnow_run(model, x.data(), valid.data(), batch, count, out.data(), out.size(), error, sizeof error);
+      std::vector<float> out(static_cast<size_t>(batch * (sizes.classes ? sizes.classes : count * sizes.dim)));
+      std::vector<float> pooled(static_cast<size_t>(batch * sizes.dim));
+      winnow_run(model, x.data(), x.size() * sizeof(float), valid.data(), batch, count, out.data(), pooled.data(), error,
+                 sizeof error);
     }
   winnow_close(model);
   return true;

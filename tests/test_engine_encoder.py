@@ -14,9 +14,12 @@ from winnow.compress.engine import plan, running
 from winnow.compress.engine.classifier import EngineClassifier, read, tokens
 from winnow.compress.engine.plan import Levels, Matrix, Norm
 from winnow.compress.fakequant import fake_quantize
-from winnow.data.modality import Tokens
+from winnow.data.modality import Modality
+from winnow.data.speech import Speech, Waveform
+from winnow.data.text import Text
 from winnow.ssl.model import Classifier
 from winnow.ssl.positions import ConvolutionShape
+from winnow.ssl.trunk import Encoder
 
 SETS = running.instructions()
 each_set = pytest.mark.parametrize("instructions", SETS)
@@ -31,16 +34,21 @@ SHAPES = {
 }
 
 
-def quantized(shape: Any = SHAPE, seed: int = 0) -> tuple[Classifier, Tensor]:
+def quantized(
+    shape: Any = SHAPE, x: Tensor | None = None, modality: Modality | None = None
+) -> tuple[Classifier, Tensor]:
     """Make an int8 classifier whose parts all matter, and samples that it knows the range of."""
-    model = tiny.classifier(seed, shape)
+    torch.manual_seed(0)
+    model = tiny.classifier(0, shape)
+    if modality is not None:
+        model = Classifier(Encoder(modality, shape), tiny.CLASSES)
     tiny.sparsify(model)
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             if "bias" in name or "norm" in name or "table" in name:
                 parameter.add_(0.3 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(1)))
     fake_quantize(model)
-    x = tiny.samples(70, seed).x
+    x = tiny.samples(70).x if x is None else x
     model.train()(x)
     return integer.to_integers(model.eval()), x
 
@@ -74,7 +82,7 @@ def test_a_classifier_gives_what_it_gives_in_torch(shape: Any, instructions: str
     engine = EngineClassifier(model, instructions=instructions)
     with torch.no_grad():
         expected = model(x).numpy()
-    assert apart(engine(x), expected) < 3 * noise_floor(model, x) + 1e-3
+    assert apart(engine(x).logits, expected) < 3 * noise_floor(model, x) + 1e-3
     np.testing.assert_array_equal(engine.logits(x, 16), engine.logits(x, 70))
 
 
@@ -84,8 +92,9 @@ def test_hidden_tokens_change_nothing() -> None:
     made, _ = tokens(model.encoder, x)
     valid = np.random.default_rng(0).random(made.shape[:2]) < 0.5
     valid[:, 0] = True
-    before = engine(made, valid)
-    np.testing.assert_array_equal(engine(np.where(valid[..., None], made, 1e3), valid), before)
+    before, _ = engine.tokens(made, valid)
+    after, _ = engine.tokens(np.where(valid[..., None], made, 1e3).astype(np.float32), valid)
+    np.testing.assert_array_equal(after, before)
     with torch.no_grad():
         encoded = model.encoder.run(torch.from_numpy(made), torch.from_numpy(valid))
         expected = model.head(model.encoder.pooled(encoded)).numpy()
@@ -172,7 +181,7 @@ def test_attention_of_integers_is_as_it_is_defined(integers: bool, count: int, i
     x = drawn.normal(size=(3, count, encoder.dim)).astype(np.float32)
     valid = drawn.random((3, count)) < 0.7
     valid[:, 0] = True
-    found = running.load(encoder, instructions=instructions)(x, valid)
+    found = running.load(encoder, instructions=instructions).tokens(x, valid)[0]
     expected = np.stack([in_numpy(encoder, *one) for one in zip(x.astype(float), valid, strict=True)])
     # Where a number lies between two levels, float32 and float64 may take different ones.
     assert np.quantile(np.abs(found - expected), 0.5) < 2e-3
@@ -183,7 +192,7 @@ def test_attention_of_integers_is_as_it_is_defined(integers: bool, count: int, i
 def test_a_long_sequence_is_as_it_is_defined(integers: bool) -> None:
     encoder = drawn_encoder(integers)
     x = np.random.default_rng(0).normal(size=(1, 700, encoder.dim)).astype(np.float32)
-    found = running.load(encoder)(x, np.ones((1, 700), bool))
+    found = running.load(encoder).tokens(x, np.ones((1, 700), bool))[0]
     expected = in_numpy(encoder, x[0].astype(float), np.ones(700, bool))
     assert np.abs(found[0] - expected).mean() < 1e-2
 
@@ -197,10 +206,10 @@ def test_threads_and_neighbours_in_a_batch_change_nothing(integers: bool, count:
     valid = drawn.random((5, count)) < 0.8
     valid[:, 0] = True
     one, two = running.load(encoder, threads=1), running.load(encoder, threads=2)
-    together = one(x, valid)
-    np.testing.assert_array_equal(two(x, valid), together)
+    together = one.tokens(x, valid)[0]
+    np.testing.assert_array_equal(two.tokens(x, valid)[0], together)
     for sample in range(5):
-        alone = one(x[sample : sample + 1], valid[sample : sample + 1])
+        alone, _ = one.tokens(x[sample : sample + 1], valid[sample : sample + 1])
         np.testing.assert_array_equal(alone[0], together[sample])
 
 
@@ -209,17 +218,17 @@ def test_blocks_change_nothing(block: int) -> None:
     encoder = drawn_encoder(integers=True)
     x = np.random.default_rng(0).normal(size=(2, 33, encoder.dim)).astype(np.float32)
     valid = np.ones((2, 33), bool)
-    found = running.Engine(plan.write(encoder, block))(x, valid)
-    np.testing.assert_array_equal(found, running.load(encoder)(x, valid))
+    found = running.Engine(plan.write(encoder, block)).tokens(x, valid)[0]
+    np.testing.assert_array_equal(found, running.load(encoder).tokens(x, valid)[0])
 
 
 def test_what_does_not_fit_is_refused() -> None:
     encoder = drawn_encoder(integers=True, most=8)
     engine = running.load(encoder)
     with pytest.raises(ValueError, match="too many tokens"):
-        engine(np.zeros((1, 9, encoder.dim), np.float32), np.ones((1, 9), bool))
-    with pytest.raises(ValueError, match="do not go into a model of width 32"):
-        engine(np.zeros((1, 8, 16), np.float32), np.ones((1, 8), bool))
+        engine.tokens(np.zeros((1, 9, encoder.dim), np.float32), np.ones((1, 9), bool))
+    with pytest.raises(ValueError, match="the input has another size"):
+        engine.tokens(np.zeros((1, 8, 16), np.float32), np.ones((1, 8), bool))
     with pytest.raises(ValueError, match="int8 layers, not Linear"):
         read(tiny.classifier().encoder, nn.Linear(16, 3))
     with pytest.raises(ValueError, match="in all layers, or in none"):
@@ -227,9 +236,53 @@ def test_what_does_not_fit_is_refused() -> None:
         plan.write(replace(encoder, layers=mixed))
 
 
-def test_the_frontend_runs_in_torch() -> None:
-    model, x = quantized()
-    made, valid = tokens(model.encoder, x)
-    located = model.encoder.located(Tokens(*model.encoder.frontend(x)))
-    np.testing.assert_array_equal(made, located.x.detach().numpy())
-    assert valid.all()
+def tokens_apart(model: Classifier, x: Tensor) -> None:
+    """Compare a frontend in the engine with the same in torch."""
+    engine = EngineClassifier(model)
+    assert engine.rows is not None
+    in_torch = running.load(read(model.encoder, model.head))
+    for one, other in zip(engine(x), in_torch.tokens(*tokens(model.encoder, x)), strict=True):
+        assert apart(one, other) < 3 * noise_floor(model, x) + 1e-3
+    with torch.no_grad():
+        pooled = model.encoder.pooled(model.encoder(x)).numpy()
+    assert apart(engine(x).embedding, pooled) < 3 * noise_floor(model, x) + 1e-3
+    for number in (0, len(x) - 1):
+        np.testing.assert_array_equal(engine(x[number : number + 1]).logits[0], engine(x).logits[number])
+
+
+@pytest.mark.parametrize("extra", [0, 2])
+def test_patches_are_cut_as_a_convolution_does(extra: int) -> None:
+    model, x = quantized(replace(SHAPE, extra_tokens=extra, position_norm=True))
+    tokens_apart(model, x)
+
+
+@pytest.mark.parametrize("extra", [0, 2])
+def test_frames_of_padding_are_no_tokens(extra: int) -> None:
+    modality = Speech(sample_rate_hz=8000, seconds=0.5, mels=15, frames_per_token=3)
+    x = torch.randn(20, modality.frames, 15, generator=torch.Generator().manual_seed(0))
+    for sample, length in enumerate(torch.linspace(0, modality.frames, 20).int().tolist()):
+        x[sample, length:] = 0
+    tokens_apart(quantized(replace(SHAPE, extra_tokens=extra), x=x, modality=modality)[0], x)
+
+
+@pytest.mark.parametrize("extra", [0, 2])
+def test_ids_of_padding_are_no_tokens(extra: int) -> None:
+    modality = Text(length=11, vocabulary=50)
+    x = torch.randint(0, 50, (20, 11), generator=torch.Generator().manual_seed(0))
+    x[3, 4:], x[4] = 0, 0
+    shape = replace(SHAPE, positions="learned", extra_tokens=extra)
+    model, _ = quantized(shape, x=x, modality=modality)
+    tokens_apart(model, x)
+    x[0, 0] = 50
+    with pytest.raises(ValueError, match="an id is out of bounds"):
+        EngineClassifier(model)(x)
+
+
+def test_other_frontends_run_in_torch() -> None:
+    modality = Waveform(sample_rate_hz=800, seconds=0.5, convolutions=[[8, 10, 5], [8, 4, 4]])
+    x = torch.randn(20, modality.length, generator=torch.Generator().manual_seed(0))
+    model, _ = quantized(x=x, modality=modality)
+    engine = EngineClassifier(model)
+    assert engine.rows is None
+    with torch.no_grad():
+        assert apart(engine(x).logits, model(x).numpy()) < 3 * noise_floor(model, x) + 1e-3

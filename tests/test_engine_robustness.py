@@ -29,23 +29,31 @@ def fuzzer(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return program
 
 
-def small(integers: bool) -> plan.Encoder:
+def small(kind: str) -> plan.Encoder:
+    integers = kind != "rows"
     encoder = drawn_encoder(integers, most=20)
-    table = np.random.default_rng(0).normal(size=(2, 20, 20)).astype(np.float32)
-    out = encoder.layers[0].out
+    drawn = np.random.default_rng(0)
+    table = drawn.normal(size=(2, 20, 20)).astype(np.float32)
+    out, norm = encoder.layers[0].out, encoder.first
     head = replace(out, weight=out.weight[:6], scale=out.scale[:6], bias=None)
-    if integers:
-        return replace(encoder, head=head, extra=1, last=encoder.first, last_is_pooled=True)
-    return replace(encoder, biases=[table], pre_norm=True, last=encoder.first)
+    front = drawn.normal(size=(1, 32)).astype(np.float32)
+    if kind == "tokens":
+        return replace(encoder, head=head, extra=1, last=norm, last_is_pooled=True)
+    if kind == "ids":
+        ids = plan.Table(drawn.integers(-127, 128, (12, 32)).astype(np.int8), np.ones(12, np.float32), 0)
+        return replace(encoder, head=head, extra=1, input=plan.Input(ids, None, norm, front))
+    rows = plan.Rows(replace(out, weight=out.weight[:, :10]), padded=True)
+    position = drawn.normal(size=(20, 32)).astype(np.float32)
+    given = plan.Input(rows, position, None, None)
+    return replace(encoder, biases=[table], pre_norm=True, last=norm, input=given)
 
 
-@pytest.mark.parametrize("integers", [True, False])
-@pytest.mark.parametrize("block", [None, plan.DENSE])
+@pytest.mark.parametrize(("kind", "block"), [("tokens", plan.DENSE), ("rows", None), ("ids", None)])
 def test_broken_plans_are_errors_and_never_crashes(
-    fuzzer: Path, tmp_path: Path, integers: bool, block: int | None
+    fuzzer: Path, tmp_path: Path, kind: str, block: int | None
 ) -> None:
     path = tmp_path / "plan"
-    path.write_bytes(plan.write(small(integers), block))
+    path.write_bytes(plan.write(small(kind), block))
     words = [str(fuzzer), str(path), str(MUTATIONS), "7"]
     done = subprocess.run(words, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-3000:]
@@ -67,7 +75,9 @@ def test_broken_plans_are_errors_and_never_crashes(
         (16, 3, "it ends too early"),
         (28, 5, "it ends too early"),
         (48, 2, "a float is not a number"),
-        (52, 0x7FC00000, "a size is out of bounds"),
+        (52, 4, "a size is out of bounds"),
+        (52, 3, "it ends too early"),
+        (64, 0x7FC00000, "a size is out of bounds"),
     ],
 )
 def test_a_refusal_says_what_is_wrong(at: int, value: int, why: str) -> None:

@@ -96,7 +96,7 @@ constexpr size_t SLACK = 256;  // bytes behind a buffer's end that a last vector
 struct winnow_model {
   winnow_model(Plan &&read, const Kernels *kernels, int threads) : plan(std::move(read)), kernels(*kernels), pool(threads) {}
 
-  const char *run(const float *x, const uint8_t *valid, size_t batch, size_t tokens, float *out);
+  const char *run(const void *x, const uint8_t *valid, size_t batch, size_t tokens, float *out, float *pooled);
 
   Plan plan;
   const Kernels &kernels;
@@ -109,19 +109,23 @@ struct winnow_model {
     pool.each(static_cast<int>(items), function);
   }
   const char *reserve();
-  void read(const float *x);
+  const char *read(const void *x);
+  void turn(const float *x);
+  void project(const float *x);
+  const char *look_up(const int64_t *ids);
+  void locate();
   void project(std::initializer_list<const Weights *> weights, const uint8_t *levels, const Destination *to);
   void multiply(const Weights &weights, const uint8_t *levels, Kind kind, void *out, Quantization quantization);
   void attend(const Layer &layer, size_t number);
   void normalize(const Norm &norm, bool keep, const Weights *reader);
-  void pooled(float *out);
+  void classify(float *out, float *means);
 
   static constexpr uint32_t CHUNK = 4 * PANEL;  // rows of an item
 
   size_t batch_ = 0, tokens_ = 0, count_ = 0, stride_ = 0;
   const uint8_t *valid_ = nullptr;
   std::vector<Tile> tiles_;
-  Buffer stream_, levels_, wide_, query_, key_, value_, mixed_, scratch_, pooled_, head_levels_, logits_;
+  Buffer known_, made_, stream_, levels_, wide_, query_, key_, value_, mixed_, scratch_, pooled_, head_levels_, logits_;
 };
 
 const char *winnow_model::reserve() {
@@ -129,8 +133,10 @@ const char *winnow_model::reserve() {
   // An odd number of units: rows that lie a power of two apart would share few sets of the cache.
   stride_ = (filled + TILE) / UNIT % 2 ? filled + TILE : filled + TILE + UNIT;
   const uint64_t rows = stride_ * dim, batch = (batch_ + UNIT - 1) / UNIT * UNIT;
-  const bool done = stream_.reserve(filled * dim * sizeof(float) + SLACK) && levels_.reserve(filled * dim + SLACK) &&
-                    wide_.reserve(filled * plan.hidden + SLACK) && query_.reserve(rows * each + SLACK) &&
+  const uint64_t columns = std::max(plan.hidden, plan.project.columns), inputs = plan.input == TOKENS ? 0 : filled;
+  const bool done = known_.reserve(batch_ * tokens_) && made_.reserve(inputs * dim * sizeof(float) + SLACK) &&
+                    stream_.reserve(filled * dim * sizeof(float) + SLACK) && levels_.reserve(filled * dim + SLACK) &&
+                    wide_.reserve(filled * columns + SLACK) && query_.reserve(rows * each + SLACK) &&
                     key_.reserve(rows * each + SLACK) && value_.reserve(rows * each + SLACK) &&
                     mixed_.reserve(rows + SLACK) && pooled_.reserve(batch * dim * sizeof(float) + SLACK) &&
                     head_levels_.reserve(batch * dim + SLACK) &&
@@ -140,8 +146,24 @@ const char *winnow_model::reserve() {
   return done ? nullptr : "there is not enough memory for so many samples";
 }
 
+// Makes tokens of samples, and says which of them are valid.
+const char *winnow_model::read(const void *x) {
+  if (plan.input == TOKENS) {
+    turn(static_cast<const float *>(x));
+    return nullptr;
+  }
+  valid_ = known_.as<uint8_t>();
+  if (plan.input == IDS) {
+    if (const char *why = look_up(static_cast<const int64_t *>(x))) return why;
+  } else {
+    project(static_cast<const float *>(x));
+  }
+  locate();
+  return nullptr;
+}
+
 // Turns [token][channel] into tiles of [channel][token].
-void winnow_model::read(const float *x) {
+void winnow_model::turn(const float *x) {
   each(tiles_.size(), [&](int item, int) {
     const Tile tile = tiles_[static_cast<size_t>(item)];
     const size_t width = static_cast<size_t>(tile.units) * UNIT;
@@ -149,6 +171,94 @@ void winnow_model::read(const float *x) {
     for (size_t t = 0; t < width; t++)
       for (size_t c = 0; c < plan.dim; c++)
         out[c * width + t] = tile.token + t < count_ ? x[(tile.token + t) * plan.dim + c] : 0.0f;
+  });
+}
+
+// Multiplies rows of the input, a token each, by the frontend's matrix.
+void winnow_model::project(const float *x) {
+  const size_t grid = plan.grid(), columns = plan.project.columns;
+  const Quantization input = plan.project.input();
+  const float zero_point = static_cast<float>(input.zero_point);
+  constexpr float whole = 12582912.0f;  // 1.5 · 2²³: what is added to it loses its fraction
+  uint8_t *known = known_.as<uint8_t>();
+  auto parts = tiles_of(batch_ * grid);
+  each(parts.size(), [&](int item, int) {
+    const Tile tile = parts[static_cast<size_t>(item)];
+    const size_t width = static_cast<size_t>(tile.units) * UNIT, left = batch_ * grid - tile.token;
+    uint8_t *levels = wide_.as<uint8_t>() + tile.token * columns;
+    for (size_t t = 0; t < std::min(width, left); t++) {
+      const size_t token = tile.token + t, place = token % grid;
+      const float *row = x + token * columns;
+      bool some = plan.input == ROWS || place == 0;
+      for (size_t c = 0; c < columns; c++) {
+        const float y = row[c] * input.inverse_scale + zero_point;
+        const float bounded = y > 0.0f ? (y < 255.0f ? y : 255.0f) : 0.0f;
+        levels[(c / 4 * width + t) * 4 + c % 4] = static_cast<uint8_t>(bounded + whole - whole);
+        some |= row[c] != 0.0f;
+      }
+      known[token / grid * tokens_ + plan.extra + place] = some;
+    }
+    kernels.product(plan.project.matrix(), levels, tile.units, 0, plan.project.rows,
+                    {Kind::floats, made_.as<float>() + tile.token * plan.dim, width, 0, {1, 0}});
+  });
+}
+
+const char *winnow_model::look_up(const int64_t *ids) {
+  const size_t grid = plan.grid(), dim = plan.dim;
+  for (size_t i = 0; i < batch_ * grid; i++)
+    if (ids[i] < 0 || ids[i] >= int64_t{plan.table.rows}) return "an id is out of bounds";
+  auto parts = tiles_of(batch_ * grid);
+  each(parts.size(), [&](int item, int) {
+    const Tile tile = parts[static_cast<size_t>(item)];
+    const size_t width = static_cast<size_t>(tile.units) * UNIT, left = batch_ * grid - tile.token;
+    float *out = made_.as<float>() + tile.token * dim;
+    for (size_t t = 0; t < std::min(width, left); t++) {
+      const size_t token = tile.token + t, place = token % grid, id = static_cast<size_t>(ids[token]);
+      const int8_t *row = plan.table.data.data() + id * dim;
+      for (size_t c = 0; c < dim; c++) out[c * width + t] = static_cast<float>(row[c]) * plan.table.scale[id];
+      known_.as<uint8_t>()[token / grid * tokens_ + plan.extra + place] = id != plan.table.padding || place == 0;
+    }
+  });
+  return nullptr;
+}
+
+// Adds positions to tokens of the input, and puts them behind the extra ones.
+void winnow_model::locate() {
+  const size_t grid = plan.grid(), dim = plan.dim;
+  auto parts = tiles_of(batch_ * grid);
+  each(parts.size(), [&](int item, int) {
+    const Tile tile = parts[static_cast<size_t>(item)];
+    const size_t width = static_cast<size_t>(tile.units) * UNIT;
+    float *made = made_.as<float>() + tile.token * dim;
+    if (plan.positions)
+      for (size_t t = 0; t < width; t++) {
+        const float *position = plan.position.data() + (tile.token + t) % grid * dim;
+        for (size_t c = 0; c < dim; c++) made[c * width + t] += position[c];
+      }
+    if (plan.position_norm)
+      kernels.normalize(made, static_cast<int>(dim), tile.units, plan.located.gain.data(), plan.located.shift.data(),
+                        plan.eps, true, nullptr, {1, 0});
+  });
+  if (!plan.extra) {  // tiles are the same
+    memcpy(stream_.as<void>(), made_.as<void>(), (count_ + UNIT - 1) / UNIT * UNIT * dim * sizeof(float));
+    return;
+  }
+  each(tiles_.size(), [&](int item, int) {
+    const Tile tile = tiles_[static_cast<size_t>(item)];
+    const size_t width = static_cast<size_t>(tile.units) * UNIT;
+    float *out = stream_.as<float>() + tile.token * dim;
+    for (size_t t = 0; t < width && tile.token + t < count_; t++) {
+      const size_t sample = (tile.token + t) / tokens_, place = (tile.token + t) % tokens_;
+      if (place < plan.extra) {
+        known_.as<uint8_t>()[tile.token + t] = 1;
+        for (size_t c = 0; c < dim; c++) out[c * width + t] = plan.front[place * dim + c];
+        continue;
+      }
+      const size_t token = sample * grid + place - plan.extra;
+      const Tile &from = parts[token / TILE];
+      const float *made = made_.as<float>() + from.token * dim + token % TILE;
+      for (size_t c = 0; c < dim; c++) out[c * width + t] = made[c * static_cast<size_t>(from.units) * UNIT];
+    }
   });
 }
 
@@ -242,52 +352,48 @@ void winnow_model::normalize(const Norm &norm, bool keep, const Weights *reader)
   });
 }
 
-// Averages the valid tokens of each sample, which are the head's input.
-void winnow_model::pooled(float *out) {
-  const size_t width = (batch_ + UNIT - 1) / UNIT * UNIT, dim = plan.dim;
-  float *means = pooled_.as<float>();  // [channel][sample]
-  std::vector<size_t> places;
-  for (size_t sample = 0; sample < batch_; sample++) {
-    places.clear();
-    for (size_t t = plan.extra; t < tokens_; t++)
-      if (valid_[sample * tokens_ + t]) places.push_back(sample * tokens_ + t);
-    const float share = 1.0f / static_cast<float>(std::max<size_t>(places.size(), 1));
-    for (size_t c = 0; c < dim; c++) {
-      float sum = 0;
-      for (size_t token : places) {
+// Averages the valid tokens of each sample, which the head reads, tile by tile of samples.
+void winnow_model::classify(float *out, float *means) {
+  const size_t dim = plan.dim, parts = (batch_ + TILE - 1) / TILE;
+  each(parts, [&](int item, int) {
+    const size_t first = static_cast<size_t>(item) * TILE, samples = std::min<size_t>(TILE, batch_ - first);
+    const size_t width = (samples + UNIT - 1) / UNIT * UNIT;
+    const int units = static_cast<int>(width / UNIT);
+    float *mean = pooled_.as<float>() + first * dim;  // [channel][sample]
+    memset(mean, 0, width * dim * sizeof(float));
+    for (size_t i = 0; i < samples; i++) {
+      size_t valid = 0;
+      for (size_t t = plan.extra; t < tokens_; t++) {
+        const size_t token = (first + i) * tokens_ + t;
+        if (!valid_[token]) continue;
+        valid++;
         const Tile &tile = tiles_[token / TILE];
-        sum += stream_.as<float>()[tile.token * dim + c * static_cast<size_t>(tile.units) * UNIT + token % TILE];
+        const float *from = stream_.as<float>() + tile.token * dim + token % TILE;
+        for (size_t c = 0; c < dim; c++) mean[c * width + i] += from[c * static_cast<size_t>(tile.units) * UNIT];
       }
-      means[c * width + sample] = sum * share;
+      const float share = 1.0f / static_cast<float>(std::max<size_t>(valid, 1));
+      for (size_t c = 0; c < dim; c++) mean[c * width + i] *= share;
     }
-  }
-  const Quantization input = plan.head.input();
-  // A tile's rows are as wide as the tile: samples beyond 64 are gathered tile by tile.
-  for (size_t first = 0; first < batch_; first += TILE) {
-    const int units = static_cast<int>((std::min<size_t>(TILE, batch_ - first) + UNIT - 1) / UNIT);
-    const size_t part = static_cast<size_t>(units) * UNIT;
-    std::vector<float> gathered(part * dim);
-    float *tile = gathered.data();
-    for (size_t c = 0; c < dim; c++) memcpy(tile + c * part, means + c * width + first, part * sizeof(float));
-    uint8_t *levels = head_levels_.as<uint8_t>();
-    if (plan.output_norm == 2) {
-      kernels.normalize(tile, static_cast<int>(dim), units, plan.last.gain.data(), plan.last.shift.data(), plan.eps, false,
-                        levels, input);
-    } else {
-      kernels.quantize(tile, static_cast<int>(dim), units, levels, input);
-    }
-    float *logits = logits_.as<float>();
-    kernels.product(plan.head.matrix(), levels, units, 0, plan.head.rows, {Kind::floats, logits, part, 0, {1, 0}});
-    for (size_t i = 0; i < part && first + i < batch_; i++)
-      for (size_t c = 0; c < plan.classes; c++) out[(first + i) * plan.classes + c] = logits[c * part + i];
-  }
+    if (plan.output_norm == 2)
+      kernels.normalize(mean, static_cast<int>(dim), units, plan.last.gain.data(), plan.last.shift.data(), plan.eps, true,
+                        nullptr, {1, 0});
+    for (size_t i = 0; means && i < samples; i++)
+      for (size_t c = 0; c < dim; c++) means[(first + i) * dim + c] = mean[c * width + i];
+    uint8_t *levels = head_levels_.as<uint8_t>() + first * dim;
+    float *logits = logits_.as<float>() + first * plan.head.rows;
+    kernels.quantize(mean, static_cast<int>(dim), units, levels, plan.head.input());
+    kernels.product(plan.head.matrix(), levels, units, 0, plan.head.rows, {Kind::floats, logits, width, 0, {1, 0}});
+    for (size_t i = 0; i < samples; i++)
+      for (size_t c = 0; c < plan.classes; c++) out[(first + i) * plan.classes + c] = logits[c * width + i];
+  });
 }
 
-const char *winnow_model::run(const float *x, const uint8_t *valid, size_t batch, size_t tokens, float *out) {
+const char *winnow_model::run(const void *x, const uint8_t *valid, size_t batch, size_t tokens, float *out,
+                              float *pooled) {
   batch_ = batch, tokens_ = tokens, count_ = batch * tokens, valid_ = valid;
   tiles_ = tiles_of(count_);
   if (const char *why = reserve()) return why;
-  read(x);
+  if (const char *why = read(x)) return why;
   const bool pre = plan.pre_norm;
   auto *levels = levels_.as<uint8_t>();
   const auto reader = [&](size_t number) {
@@ -320,7 +426,7 @@ const char *winnow_model::run(const float *x, const uint8_t *valid, size_t batch
   }
   if (plan.output_norm == 1) normalize(plan.last, true, nullptr);
   if (plan.classes) {
-    pooled(out);
+    classify(out, pooled);
     return nullptr;
   }
   each(tiles_.size(), [&](int item, int) {
@@ -360,21 +466,28 @@ winnow_model *winnow_open(const uint8_t *plan, uint64_t size, const char *instru
 
 void winnow_close(winnow_model *model) { delete model; }
 
-int32_t winnow_run(winnow_model *model, const float *x, const uint8_t *valid, int64_t batch, int64_t tokens, float *out,
-                   uint64_t out_size, char *error, uint64_t error_size) {
-  const char *why = nullptr;
+void winnow_measure(const winnow_model *model, winnow_sizes *sizes) {
   const Plan &plan = model->plan;
-  if (batch < 1 || batch > (1 << 24) || tokens < 1 || tokens > plan.tokens) {
+  *sizes = {plan.dim, plan.tokens, plan.extra, plan.classes, plan.input, plan.project.columns};
+}
+
+int32_t winnow_run(winnow_model *model, const void *x, uint64_t x_size, const uint8_t *valid, int64_t batch,
+                   int64_t tokens, float *out, float *pooled, char *error, uint64_t error_size) {
+  const Plan &plan = model->plan;
+  const uint64_t grid = static_cast<uint64_t>(std::max<int64_t>(tokens - plan.extra, 0));
+  const uint64_t sample = plan.input == TOKENS ? static_cast<uint64_t>(tokens) * plan.dim * sizeof(float)
+                          : plan.input == IDS  ? grid * sizeof(int64_t)
+                                               : grid * plan.project.columns * sizeof(float);
+  const char *why = nullptr;
+  if (batch < 1 || batch > (1 << 24) || tokens <= plan.extra || tokens > plan.tokens) {
     why = "there is no sample, or a sample has no or too many tokens";
-  } else if (!plan.bias.empty() && tokens != plan.tokens) {
-    why = "with biases of attention, a sample has as many tokens as they";
-  } else if (tokens <= plan.extra) {
-    why = "a sample has no token behind the extra ones";
-  } else if (out_size != static_cast<uint64_t>(batch) * (plan.classes ? plan.classes : uint64_t{plan.dim} * static_cast<uint64_t>(tokens))) {
-    why = "the output has another size";
+  } else if ((!plan.bias.empty() || plan.positions) && tokens != plan.tokens) {
+    why = "with positions or biases of attention, a sample has as many tokens as they";
+  } else if (x_size != sample * static_cast<uint64_t>(batch)) {
+    why = "the input has another size";
   } else {
     std::lock_guard<std::mutex> lock(model->mutex);
-    why = model->run(x, valid, static_cast<size_t>(batch), static_cast<size_t>(tokens), out);
+    why = model->run(x, valid, static_cast<size_t>(batch), static_cast<size_t>(tokens), out, pooled);
   }
   if (why) explain(error, error_size, why);
   return why ? 1 : 0;

@@ -19,10 +19,19 @@ winnow_model *winnow_open(const uint8_t *plan, uint64_t size, const char *instru
                           uint64_t error_size);
 void winnow_close(winnow_model *);
 
-// Runs `batch` samples of `tokens` tokens: x is [batch, tokens, dim], valid [batch, tokens]. out receives
-// [batch, classes], or [batch, tokens, dim] from a model without a head. Gives 0, or 1 if it fails.
-int32_t winnow_run(winnow_model *, const float *x, const uint8_t *valid, int64_t batch, int64_t tokens, float *out,
-                   uint64_t out_size, char *error, uint64_t error_size);
+// What a model takes and gives.
+typedef struct {
+  int64_t dim, tokens, extra, classes, input, columns;  // as in plan.h; columns: of an input's row
+} winnow_sizes;
+void winnow_measure(const winnow_model *, winnow_sizes *);
+
+// Runs `batch` samples of `tokens` tokens, extra ones included. x is, by what the model takes,
+//   tokens: float [batch, tokens, dim], with uint8 valid [batch, tokens]
+//   rows or frames: float [batch, tokens - extra, columns]; ids: int64 [batch, tokens - extra]
+// and x_size its bytes. out receives float [batch, classes], or [batch, tokens, dim] from a model without a
+// head, and pooled, if it is not null, what the head read: [batch, dim]. Gives 0, or 1 if it fails.
+int32_t winnow_run(winnow_model *, const void *x, uint64_t x_size, const uint8_t *valid, int64_t batch, int64_t tokens,
+                   float *out, float *pooled, char *error, uint64_t error_size);
 
 // Multiplies levels [tokens, columns] by the one matrix of a plan: int32 out [tokens, rows], with the bias
 // and the zero point's share. seconds: receives the time of each of `repeats` products.

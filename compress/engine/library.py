@@ -11,7 +11,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from ctypes import c_char_p, c_double, c_int32, c_int64, c_uint64, c_void_p
+from ctypes import POINTER, c_char_p, c_double, c_int32, c_int64, c_uint64, c_void_p
 from functools import cache
 from pathlib import Path
 
@@ -28,6 +28,18 @@ INSTRUCTIONS: dict[str, tuple[str, ...]] = {
     "portable": (),
 }
 COMPILERS = ("c++", "g++", "clang++")
+
+
+class Sizes(ctypes.Structure):
+    """What a model takes and gives; `winnow_sizes` of engine.h."""
+
+    _fields_ = tuple((name, c_int64) for name in ("dim", "tokens", "extra", "classes", "input", "columns"))
+    dim: int
+    tokens: int
+    extra: int
+    classes: int
+    input: int
+    columns: int
 
 
 class Unavailable(RuntimeError):
@@ -153,10 +165,12 @@ def declare(library: ctypes.CDLL) -> ctypes.CDLL:
     library.winnow_open.restype = c_void_p
     library.winnow_close.argtypes = (c_void_p,)
     library.winnow_close.restype = None
+    library.winnow_measure.argtypes = (c_void_p, POINTER(Sizes))
+    library.winnow_measure.restype = None
     library.winnow_run.argtypes = (
-        *(c_void_p, c_void_p, c_void_p),
+        *(c_void_p, c_void_p, c_uint64, c_void_p),
         *(c_int64, c_int64),
-        *(c_void_p, c_uint64),
+        *(c_void_p, c_void_p),
         *error,
     )
     library.winnow_run.restype = c_int32

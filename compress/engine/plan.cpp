@@ -61,6 +61,22 @@ Weights Reader::weights() {
   return w;
 }
 
+// Reads how samples become tokens.
+void Reader::input(Plan &p) {
+  if (p.input == ROWS || p.input == FRAMES) {
+    p.project = weights();
+    require(p.project.rows == p.dim, "the input has another width than the model");
+  } else if (p.input == IDS) {
+    p.table.rows = number(1, UINT32_MAX, "a table is empty");
+    p.table.padding = number(0, UINT32_MAX, "");
+    reals(p.table.scale, p.table.rows);
+    array(p.table.data, uint64_t{p.table.rows} * p.dim);
+  }
+  if (p.positions) reals(p.position, uint64_t{p.grid()} * p.dim);
+  if (p.position_norm) p.located = norm(p.dim);
+  if (p.input != TOKENS) reals(p.front, uint64_t{p.extra} * p.dim);
+}
+
 Plan Reader::plan() {
   Plan p{};
   uint32_t magic = 0;
@@ -79,10 +95,14 @@ Plan Reader::plan() {
   p.output_norm = number(0, 2, why);
   p.integer = number(0, 1, why);
   p.biases = number(0, p.layers, why);
+  p.input = number(TOKENS, IDS, why);
+  p.positions = number(0, p.input == TOKENS ? 0 : 1, why);
+  p.position_norm = number(0, p.input == TOKENS ? 0 : 1, why);
   p.eps = real(why);
   require(p.dim % 4 == 0 && p.dim % p.heads == 0 && p.dim / p.heads % 4 == 0, "heads are of 4, 8, 12 … channels");
   require(p.biases <= 1 || p.biases == p.layers, "there is a bias for none, for all or for each of the layers");
   require(p.eps >= 0, "eps is negative");
+  input(p);
   const uint64_t heads = p.heads, tokens = p.tokens, stride = p.bias_stride();
   for (uint32_t i = 0; i < p.biases && !failed(); i++) {
     std::vector<float> given;

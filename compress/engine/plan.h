@@ -5,7 +5,10 @@
 //
 //   magic "WNP1", dim, heads, hidden, layers, tokens (most of a sample), extra (of them, in front, that are
 //   not pooled), classes (0: no head), pre_norm, input_norm, output_norm (0 none, 1 token, 2 pooled), integer
-//   attention, biases (0, 1 for all layers, or one for each), norm_eps (float)
+//   attention, biases (0, 1 for all layers, or one for each), input (0 tokens, 1 rows, 2 frames, 3 ids),
+//   positions, position_norm, norm_eps (float)
+//   rows and frames: a matrix; ids: their number, padding, scale [id] floats, weights [id][dim]
+//   positions [token][dim], position norm, extra tokens [extra][dim]; nothing of these for an input of tokens
 //   attention biases, each [head][query][key] floats
 //   input norm: gain [dim], shift [dim]
 //   layers: matrices query, key, value, out, norm1, matrices fc1, fc2, norm2; for integer attention the
@@ -54,14 +57,29 @@ struct Layer {
   Levels query_levels, key_levels, value_levels;
 };
 
+// What a sample is: tokens of the encoder's width, with what is valid of them; rows of numbers, all of them
+// valid; the same, but rows of zeros are not valid, if they are not the first; ids, valid but for padding.
+enum Input : uint32_t { TOKENS, ROWS, FRAMES, IDS };
+
+struct Table {
+  uint32_t rows = 0, padding = 0;
+  std::vector<float> scale;
+  std::vector<int8_t> data;
+};
+
 struct Plan {
   uint32_t dim, heads, hidden, layers, tokens, extra, classes, pre_norm, input_norm, output_norm, integer, biases;
+  uint32_t input, positions, position_norm;
   float eps;
   std::vector<std::vector<float>> bias;  // [head][key][query, filled up to a unit]
-  Norm first, last;
+  Weights project;
+  Table table;
+  std::vector<float> position, front;
+  Norm located, first, last;
   std::vector<Layer> layer;
   Weights head;
 
+  uint32_t grid() const { return tokens - extra; }
   size_t bias_stride() const { return (size_t{tokens} + UNIT - 1) / UNIT * UNIT; }
 };
 
@@ -123,6 +141,8 @@ class Reader {
   Plan plan();
 
  private:
+  void input(Plan &plan);
+
   void take(void *out, uint64_t bytes) {
     if (bytes > left_) fail("it ends too early");
     if (failed() || !bytes) return;

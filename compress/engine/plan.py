@@ -64,6 +64,51 @@ class Layer:
     levels: tuple[Levels, Levels, Levels] | None = None
 
 
+@dataclass(frozen=True)
+class Rows:
+    """An input of rows of numbers, each of which a matrix makes a token of.
+
+    Attributes:
+        project: the matrix.
+        padded: rows of zeros are no valid tokens, if they are not a sample's first.
+    """
+
+    project: Matrix
+    padded: bool
+
+
+@dataclass(frozen=True)
+class Table:
+    """An input of ids, each of which has its row.
+
+    Attributes:
+        weight: the rows.
+        scale: of each.
+        padding: the id that is no valid token, if it is not a sample's first.
+    """
+
+    weight: Int8[np.ndarray, "id dim"]
+    scale: Float32[np.ndarray, " id"]
+    padding: int
+
+
+@dataclass(frozen=True)
+class Input:
+    """How samples become tokens.
+
+    Attributes:
+        tokens: of what.
+        positions: that are added to them, for each of a sample.
+        norm: behind that.
+        front: the extra tokens.
+    """
+
+    tokens: Rows | Table
+    positions: Float32[np.ndarray, "token dim"] | None
+    norm: Norm | None
+    front: Float32[np.ndarray, "extra dim"] | None
+
+
 @dataclass(frozen=True, kw_only=True)
 class Encoder:
     """All that happens between tokens and logits.
@@ -80,6 +125,7 @@ class Encoder:
         last: norm behind them.
         last_is_pooled: it normalises the mean token instead.
         head: of a classifier; without one, tokens come out.
+        input: how samples become tokens; without one, tokens go in, the extra ones with them.
     """
 
     heads: int
@@ -93,6 +139,7 @@ class Encoder:
     last: Norm | None = None
     last_is_pooled: bool = False
     head: Matrix | None = None
+    input: Input | None = None
 
     @property
     def dim(self) -> int:
@@ -163,7 +210,7 @@ def write(encoder: Encoder, block: int | None = None) -> bytes:
     classes = 0 if encoder.head is None else len(encoder.head.weight)
     sizes = (encoder.dim, encoder.heads, hidden, len(encoder.layers), encoder.tokens, encoder.extra, classes)
     flags = (encoder.pre_norm, encoder.first is not None, output, integer.pop(), len(encoder.biases))
-    parts = [MAGIC, struct.pack("<12If", *sizes, *flags, encoder.eps)]
+    parts = [MAGIC, struct.pack("<12I", *sizes, *flags), *_input(encoder.input, encoder.eps)]
     parts += [np.ascontiguousarray(bias, np.float32).tobytes() for bias in encoder.biases]
     parts += [_norm(encoder.first)]
     for layer in encoder.layers:
@@ -178,3 +225,22 @@ def write(encoder: Encoder, block: int | None = None) -> bytes:
 
 def _norm(norm: Norm | None) -> bytes:
     return b"" if norm is None else norm.gain.tobytes() + norm.shift.tobytes()
+
+
+def _input(given: Input | None, eps: float) -> list[bytes]:
+    if given is None:
+        return [struct.pack("<IIIf", 0, 0, 0, eps)]
+    tokens = given.tokens
+    kind = 3 if isinstance(tokens, Table) else 2 if tokens.padded else 1
+    parts = [struct.pack("<IIIf", kind, given.positions is not None, given.norm is not None, eps)]
+    if isinstance(tokens, Table):
+        parts.append(struct.pack("<II", len(tokens.weight), tokens.padding))
+        parts += [tokens.scale.tobytes(), _filled(tokens.weight.tobytes())]
+    else:
+        parts.append(pack(tokens.project))
+    if given.positions is not None:
+        parts.append(np.ascontiguousarray(given.positions, np.float32).tobytes())
+    parts.append(_norm(given.norm))
+    if given.front is not None:
+        parts.append(np.ascontiguousarray(given.front, np.float32).tobytes())
+    return parts

@@ -4,7 +4,7 @@ import ctypes
 import weakref
 
 import numpy as np
-from jaxtyping import Bool, Float32, Int32, UInt8
+from jaxtyping import Bool, Float32, Int32, Int64, UInt8
 
 from winnow.compress.engine import library, plan
 from winnow.compress.engine.plan import Encoder, Matrix
@@ -47,38 +47,61 @@ class Engine:
         if not self._model:
             raise ValueError(f"the engine does not take the model: {error.value.decode()}")
         weakref.finalize(self, self._library.winnow_close, self._model)
-        dim, classes = (int.from_bytes(content[at : at + 4], "little") for at in (4, 28))
-        self.dim, self.classes = dim, classes
+        self.sizes = library.Sizes()
+        self._library.winnow_measure(self._model, self.sizes)
 
-    def __call__(
+    def tokens(
         self, x: Float32[np.ndarray, "batch token dim"], valid: Bool[np.ndarray, "batch token"]
-    ) -> Float32[np.ndarray, "..."]:
-        """Run tokens through the encoder.
+    ) -> tuple[Float32[np.ndarray, "..."], Float32[np.ndarray, "batch dim"]]:
+        """Run tokens through an encoder that has no input of its own.
 
         Args:
             x: tokens, with all that says where they stand, and the extra ones.
             valid: False where a row was filled up.
 
         Returns:
-            Logits, or the tokens of a model without a head.
+            Logits, and what the head made them of; or the tokens of a model without a head.
 
         Raises:
-            ValueError: if there are more tokens than the model takes, or they are of another width.
+            ValueError: if the model does not take these.
         """
-        batch, tokens, dim = x.shape
-        if dim != self.dim or valid.shape != (batch, tokens):
-            raise ValueError(
-                f"tokens of {x.shape} and {valid.shape} do not go into a model of width {self.dim}"
-            )
-        x, valid = np.ascontiguousarray(x, np.float32), np.ascontiguousarray(valid, np.uint8)
-        out = np.empty((batch, self.classes) if self.classes else x.shape, np.float32)
+        if self.sizes.input or valid.shape != x.shape[:2]:
+            raise ValueError("the model does not take tokens, or not with so many marks of what is valid")
+        return self._run(np.ascontiguousarray(x, np.float32), np.ascontiguousarray(valid, np.uint8))
+
+    def samples(
+        self, x: Float32[np.ndarray, "batch token column"] | Int64[np.ndarray, "batch token"]
+    ) -> tuple[Float32[np.ndarray, "batch class"], Float32[np.ndarray, "batch dim"]]:
+        """Run samples through a classifier.
+
+        Args:
+            x: rows or ids, by the model's input.
+
+        Returns:
+            Logits, and what the head made them of.
+
+        Raises:
+            ValueError: if the model does not take these.
+        """
+        if x.ndim != {1: 3, 2: 3, 3: 2}.get(self.sizes.input):
+            raise ValueError(f"the model does not take an array of {x.ndim} axes")
+        if x.ndim == 3 and (missing := -x.shape[2] % 4):  # as its matrix is filled up
+            x = np.pad(x, ((0, 0), (0, 0), (0, missing)))
+        return self._run(np.ascontiguousarray(x, np.int64 if x.ndim == 2 else np.float32), None)
+
+    def _run(self, x: np.ndarray, valid: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
+        sizes, batch = self.sizes, len(x)
+        tokens = x.shape[1] + (sizes.extra if sizes.input else 0)
+        shape = (batch, sizes.classes) if sizes.classes else (batch, tokens, sizes.dim)
+        out = np.empty(shape, np.float32)
+        pooled = np.empty((batch, sizes.dim), np.float32)
         error = ctypes.create_string_buffer(_ERROR_BYTES)
         if self._library.winnow_run(
-            *(self._model, x.ctypes.data, valid.ctypes.data, batch, tokens),
-            *(out.ctypes.data, out.size, error, len(error)),
+            *(self._model, x.ctypes.data, x.nbytes, None if valid is None else valid.ctypes.data),
+            *(batch, tokens, out.ctypes.data, pooled.ctypes.data, error, len(error)),
         ):
             raise ValueError(error.value.decode())
-        return out
+        return out, pooled
 
 
 def load(encoder: Encoder, threads: int = 1, instructions: str = "") -> Engine:
