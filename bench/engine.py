@@ -171,7 +171,7 @@ def in_openvino(path: Path, x: Tensor, threads: int) -> Run:
     return partial(request.infer, [x.numpy()])
 
 
-def encoders(tokens: int, batch: int, threads: int, rounds: int) -> None:
+def encoders(names: list[str], tokens: int, batch: int, threads: int, rounds: int) -> None:
     """Compare encoders with DistilBERT in PyTorch fp32, and with the same shape in dense int8."""
     torch.set_num_threads(threads)
     x = torch.randint(1, VOCABULARY, (batch, tokens), generator=torch.Generator().manual_seed(0))
@@ -179,11 +179,11 @@ def encoders(tokens: int, batch: int, threads: int, rounds: int) -> None:
     valid = np.ones((batch, tokens), bool)
     runs: dict[str, Run] = {}
     with tempfile.TemporaryDirectory() as folder:
-        for name, size in ENCODERS.items():
-            found = others(size, x, threads, Path(folder))
+        for name in names:
+            found = others(ENCODERS[name], x, threads, Path(folder))
             runs |= {f"{name} | {runtime}": run for runtime, run in found.items()}
-    for name, size in ENCODERS.items():
-        settings = [("dense", (4, 4), 0.0)]
+    for name in names:
+        size, settings = ENCODERS[name], [("dense", (4, 4), 0.0)]
         settings += [(f"{label} {s:.0%}", block, s) for label, block in BLOCKS.items() for s in SPARSITIES]
         for label, block, sparsity in settings:
             engine = running.Engine(drawn_encoder(size, tokens, block, sparsity), threads)
@@ -261,6 +261,7 @@ def main() -> None:
     parser.add_argument(
         "folders", nargs="*", type=Path, help="of the pipeline's results, one for each modality"
     )
+    parser.add_argument("--encoders", nargs="+", choices=ENCODERS, default=list(ENCODERS))
     parser.add_argument("--tokens", type=int, default=128)
     parser.add_argument("--batch", type=int, default=1)
     parser.add_argument("--threads", type=int, default=1)
@@ -269,7 +270,7 @@ def main() -> None:
     if given.what == "kernels":
         kernels(given.tokens, given.rounds)
     elif given.what == "encoders":
-        encoders(given.tokens, given.batch, given.threads, given.rounds)
+        encoders(given.encoders, given.tokens, given.batch, given.threads, given.rounds)
     else:
         classifiers(given.folders, given.threads, given.rounds)
 

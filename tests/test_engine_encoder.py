@@ -278,6 +278,17 @@ def test_ids_of_padding_are_no_tokens(extra: int) -> None:
         EngineClassifier(model)(x)
 
 
+def test_texts_may_be_shorter_than_the_longest() -> None:
+    x = torch.randint(1, 50, (9, 11), generator=torch.Generator().manual_seed(0))
+    shape = replace(SHAPE, positions="none", extra_tokens=1)
+    model, _ = quantized(shape, x=x, modality=Text(length=11, vocabulary=50))
+    engine = EngineClassifier(model)
+    for length in (1, 4, 11):
+        with torch.no_grad():
+            expected = model(x[:, :length]).numpy()
+        assert apart(engine(x[:, :length]).logits, expected) < 3 * noise_floor(model, x) + 1e-3
+
+
 def test_other_frontends_run_in_torch() -> None:
     modality = Waveform(sample_rate_hz=800, seconds=0.5, convolutions=[[8, 10, 5], [8, 4, 4]])
     x = torch.randn(20, modality.length, generator=torch.Generator().manual_seed(0))

@@ -176,7 +176,7 @@ void winnow_model::turn(const float *x) {
 
 // Multiplies rows of the input, a token each, by the frontend's matrix.
 void winnow_model::project(const float *x) {
-  const size_t grid = plan.grid(), columns = plan.project.columns;
+  const size_t grid = tokens_ - plan.extra, columns = plan.project.columns;
   const Quantization input = plan.project.input();
   const float zero_point = static_cast<float>(input.zero_point);
   constexpr float whole = 12582912.0f;  // 1.5 · 2²³: what is added to it loses its fraction
@@ -204,7 +204,7 @@ void winnow_model::project(const float *x) {
 }
 
 const char *winnow_model::look_up(const int64_t *ids) {
-  const size_t grid = plan.grid(), dim = plan.dim;
+  const size_t grid = tokens_ - plan.extra, dim = plan.dim;
   for (size_t i = 0; i < batch_ * grid; i++)
     if (ids[i] < 0 || ids[i] >= int64_t{plan.table.rows}) return "an id is out of bounds";
   auto parts = tiles_of(batch_ * grid);
@@ -224,7 +224,7 @@ const char *winnow_model::look_up(const int64_t *ids) {
 
 // Adds positions to tokens of the input, and puts them behind the extra ones.
 void winnow_model::locate() {
-  const size_t grid = plan.grid(), dim = plan.dim;
+  const size_t grid = tokens_ - plan.extra, dim = plan.dim;
   auto parts = tiles_of(batch_ * grid);
   each(parts.size(), [&](int item, int) {
     const Tile tile = parts[static_cast<size_t>(item)];

@@ -72,7 +72,7 @@ void Reader::input(Plan &p) {
     reals(p.table.scale, p.table.rows);
     array(p.table.data, uint64_t{p.table.rows} * p.dim);
   }
-  if (p.positions) reals(p.position, uint64_t{p.grid()} * p.dim);
+  if (p.positions) reals(p.position, uint64_t{p.tokens - p.extra} * p.dim);
   if (p.position_norm) p.located = norm(p.dim);
   if (p.input != TOKENS) reals(p.front, uint64_t{p.extra} * p.dim);
 }

@@ -79,7 +79,6 @@ struct Plan {
   std::vector<Layer> layer;
   Weights head;
 
-  uint32_t grid() const { return tokens - extra; }
   size_t bias_stride() const { return (size_t{tokens} + UNIT - 1) / UNIT * UNIT; }
 };
 
