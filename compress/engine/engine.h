@@ -34,7 +34,7 @@ int32_t winnow_run(winnow_model *, const void *x, uint64_t x_size, const uint8_t
                    float *out, float *pooled, char *error, uint64_t error_size);
 
 // Multiplies levels [tokens, columns] by the one matrix of a plan: int32 out [tokens, rows], with the bias
-// and the zero point's share. seconds: receives the time of each of `repeats` products.
+// and the zero point's share. seconds: receives the processor's time of each of `repeats` products.
 int32_t winnow_product(const uint8_t *plan, uint64_t size, const char *instructions, const uint8_t *x, int64_t tokens,
                        int32_t *out, uint64_t out_size, int32_t repeats, double *seconds, char *error,
                        uint64_t error_size);
