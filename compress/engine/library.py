@@ -16,7 +16,7 @@ from functools import cache
 from pathlib import Path
 
 SOURCES = Path(__file__).parent
-COMMON = ("engine.cpp", "plan.cpp")
+COMMON = ("engine.cpp", "model.cpp", "input.cpp", "plan.cpp")
 KERNELS = "kernels.cpp"  # built once for each set of instructions; which of them runs is decided at run time
 FLAGS = ("-std=c++17", "-O3", "-fPIC", "-fno-exceptions", "-fno-rtti", "-fvisibility=hidden", "-pthread")
 # Its own C++ library stands in it, so that it does not matter which one a framework brought along.
