@@ -483,7 +483,8 @@ def test_every_module_has_its_test() -> None:
     # Tested where they are used: the modality's interface by each of the three, parts of pages by the
     # pages, alerts by the stage that sends them, judging by the audit, integers by quantize, comparisons
     # of splits by drift, targets and predictors by the method, positions by the trunk, recordings by speech,
-    # names of published weights where they come in, heads by the methods that train them.
+    # names of published weights where they come in, heads by the methods that train them, the engine's
+    # parts by tests of what they do together, test_engine_*.
     pages = {
         "bars",
         "chart",
@@ -516,4 +517,8 @@ def test_every_module_has_its_test() -> None:
         "reading",
         "writing",
         "fairseq",
+        "library",
+        "plan",
+        "running",
+        "classifier",
     }

@@ -1,0 +1,279 @@
+"""Time of the engine; each prints a Markdown table.
+
+`python -m bench.engine kernels [--tokens 128]`
+    share of the most products of bytes a second that one core can do, by kernel, size and sparsity
+`python -m bench.engine encoders [--tokens 128] [--batch 1] [--threads 1] [--rounds 15]`
+    encoders shaped as DistilBERT, BERT-Base and BERT-Large, with random weights: time as a share of what
+    DistilBERT takes in PyTorch fp32, and of what others take for the same shape
+`python -m bench.engine classifiers out/speech out/vision out/text [--threads 1] [--rounds 200]`
+    the pipeline's own int8 classifiers, beside ONNX Runtime
+
+All that is in a table runs in this process, in turns, so that what else the machine does falls on all alike;
+medians. One thread is timed by the processor's clock, which does not count while others have the core.
+OpenVINO is measured too where it is installed.
+"""
+
+import argparse
+import os
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from winnow.compress import export, integer
+from winnow.compress.engine import plan, running
+from winnow.compress.engine.classifier import EngineClassifier
+from winnow.compress.engine.plan import Levels, Matrix, Norm
+from winnow.compress.fakequant import fake_quantize
+from winnow.data.text import Text
+from winnow.ssl.model import Classifier
+from winnow.ssl.trunk import Encoder, Shape
+
+BLOCKS = {"1×4": (1, 4), "2×4": (2, 4), "4×4": (4, 4)}
+SPARSITIES = (0.8, 0.9, 0.95)
+SIZES = ((1024, 1024), (4096, 1024), (1024, 4096), (768, 768))
+WARMUP = 2
+VOCABULARY = 1000  # small: embeddings are no part of what is compared
+
+Run = Callable[[], object]
+
+
+class Size(NamedTuple):
+    """The shape of a published encoder."""
+
+    dim: int
+    layers: int
+    heads: int
+
+
+ENCODERS = {"DistilBERT": Size(768, 6, 12), "BERT-Base": Size(768, 12, 12), "BERT-Large": Size(1024, 24, 16)}
+
+
+def in_turns(runs: dict[str, Run], rounds: int, clock: Callable[[], float]) -> dict[str, float]:
+    """Run contenders one after the other, again and again; give the median of each [s]."""
+    taken: dict[str, list[float]] = {name: [] for name in runs}
+    for turn in range(WARMUP + rounds):
+        for name, run in runs.items():
+            began = clock()
+            run()
+            if turn >= WARMUP:
+                taken[name].append(clock() - began)
+    return {name: statistics.median(times) for name, times in taken.items()}
+
+
+def clock_of(threads: int) -> Callable[[], float]:
+    """Choose what tells the time."""
+    return time.process_time if threads == 1 else time.perf_counter
+
+
+def drawn(
+    rows: int, columns: int, block: tuple[int, int], sparsity: float, source: np.random.Generator
+) -> Matrix:
+    """Draw a matrix some of whose blocks are zero."""
+    keep = source.random((rows // block[0], columns // block[1])) >= sparsity
+    weight = source.integers(-127, 128, (rows, columns)).astype(np.int8)
+    weight *= np.repeat(np.repeat(keep, block[0], 0), block[1], 1)
+    scale = np.full(rows, 1 / (73 * np.sqrt(columns * (1 - sparsity))), np.float32)
+    return Matrix(weight, scale, np.zeros(rows, np.int32), Levels(0.03, 128))
+
+
+def drawn_encoder(size: Size, tokens: int, block: tuple[int, int], sparsity: float) -> bytes:
+    """Draw an encoder with attention of integers, as the engine reads it."""
+    source, dim = np.random.default_rng(0), size.dim
+
+    def matrix(rows: int, columns: int) -> Matrix:
+        return drawn(rows, columns, block, sparsity, source)
+
+    norm = Norm(np.ones(dim, np.float32), np.zeros(dim, np.float32))
+    levels = Levels(0.03, 128)
+
+    def layer() -> plan.Layer:
+        wide = replace(matrix(dim, 4 * dim), input=Levels(0.015, 12))
+        four = (matrix(dim, dim) for _ in range(4))
+        return plan.Layer(*four, norm, matrix(4 * dim, dim), wide, norm, (levels, levels, levels))
+
+    layers = [layer()] * size.layers  # in the engine's memory each has its own
+    encoder = plan.Encoder(
+        heads=size.heads, tokens=tokens, extra=0, pre_norm=False, eps=1e-12, layers=layers, first=norm
+    )
+    return plan.write(encoder, 0 if sparsity == 0 else block[0])
+
+
+def torch_classifier(size: Size, tokens: int) -> Classifier:
+    """Make the same in torch, with float weights."""
+    shape = Shape(
+        **size._asdict(),
+        mlp_ratio=4.0,
+        norm="post",
+        norm_eps=1e-12,
+        position_norm=False,
+        output_norm="none",
+        layer_scale=None,
+        biases=("query", "key", "value"),
+        positions="none",
+        convolutions=None,
+        attention_bias="none",
+        extra_tokens=0,
+        input_dropout=0.0,
+        dropout=0.0,
+        attention_dropout=0.0,
+        drop_path=0.0,
+        drop_layer=0.0,
+    )
+    return Classifier(Encoder(Text(length=tokens, vocabulary=VOCABULARY), shape), ["a", "b"]).eval()
+
+
+def others(size: Size, x: Tensor, threads: int, folder: Path) -> dict[str, Run]:
+    """Give what else runs an encoder of this size: in floats and in int8."""
+    model = torch_classifier(size, x.shape[1])
+
+    def in_torch() -> object:
+        with torch.inference_mode():
+            return model(x)
+
+    paths = {
+        "fp32": folder / f"{size.dim}-{size.layers}.onnx",
+        "int8": folder / f"{size.dim}-{size.layers}-int8.onnx",
+    }
+    if find_spec("openvino") or size.layers == 6:
+        export.to_onnx(model, x.repeat(2, 1), paths["fp32"])
+    quantized = torch_classifier(size, x.shape[1])
+    fake_quantize(quantized)
+    with torch.no_grad():
+        quantized.train()(x[:1])
+    export.to_onnx(integer.to_integers(quantized), x.repeat(2, 1), paths["int8"])
+    runs: dict[str, Run] = {"PyTorch fp32": in_torch} if size.layers == 6 else {}
+    feed = {"x": x.numpy()}
+    for name, path in paths.items():
+        if path.exists():
+            session = export.OnnxClassifier(path, threads).session
+            runs[f"ONNX Runtime {name}"] = partial(session.run, None, feed)
+        if find_spec("openvino"):
+            runs[f"OpenVINO {name}"] = in_openvino(path, x, threads)
+    return runs
+
+
+def in_openvino(path: Path, x: Tensor, threads: int) -> Run:
+    """Bring an ONNX file into OpenVINO; without the hint it would take bfloat16 for float32."""
+    import openvino
+
+    config: dict[str, Any] = {"INFERENCE_NUM_THREADS": threads, "INFERENCE_PRECISION_HINT": "f32"}
+    request = openvino.Core().compile_model(path, "CPU", config).create_infer_request()
+    return partial(request.infer, [x.numpy()])
+
+
+def encoders(names: list[str], tokens: int, batch: int, threads: int, rounds: int) -> None:
+    """Compare encoders with DistilBERT in PyTorch fp32, and with the same shape in dense int8."""
+    torch.set_num_threads(threads)
+    x = torch.randint(1, VOCABULARY, (batch, tokens), generator=torch.Generator().manual_seed(0))
+    embedded = np.random.default_rng(0).normal(size=(batch, tokens, 1024)).astype(np.float32)
+    valid = np.ones((batch, tokens), bool)
+    runs: dict[str, Run] = {}
+    with tempfile.TemporaryDirectory() as folder:
+        for name in names:
+            found = others(ENCODERS[name], x, threads, Path(folder))
+            runs |= {f"{name} | {runtime}": run for runtime, run in found.items()}
+    for name in names:
+        size, settings = ENCODERS[name], [("dense", (4, 4), 0.0)]
+        settings += [(f"{label} {s:.0%}", block, s) for label, block in BLOCKS.items() for s in SPARSITIES]
+        for label, block, sparsity in settings:
+            engine = running.Engine(drawn_encoder(size, tokens, block, sparsity), threads)
+            inputs = np.ascontiguousarray(embedded[..., : size.dim])
+            runs[f"{name} | engine {label}"] = partial(engine.tokens, inputs, valid)
+    found_s = in_turns(runs, rounds, clock_of(threads))
+    first = found_s["DistilBERT | PyTorch fp32"]
+    print(f"\n{tokens} tokens, batch {batch}, {threads} thread(s); {machine()}")
+    if not find_spec("openvino"):
+        print("OpenVINO is not installed here, and not measured.")
+    print(
+        "\n| encoder | runtime | ms | of DistilBERT in PyTorch fp32 | of its own dense int8 in ONNX Runtime |"
+    )
+    print("|---|---|---:|---:|---:|")
+    for name, seconds in found_s.items():
+        own = found_s[name.split(" | ")[0] + " | ONNX Runtime int8"]
+        print(f"| {name} | {1000 * seconds:.2f} | {seconds / first:.3f} | {seconds / own:.3f} |")
+
+
+def machine() -> str:
+    """Say what the machine is, and how busy."""
+    best = running.instructions()[0]
+    return f"{best}, peak {running.peak() / 1e9:.0f} G products/s, load {os.getloadavg()[0]:.1f}"
+
+
+def kernels(tokens: int, rounds: int) -> None:
+    """Compare each kernel with what the processor can do at most."""
+    source, peak = np.random.default_rng(0), running.peak()
+    print(f"\n{tokens} tokens, share of the peak that products of what is not zero reach; {machine()}\n")
+    settings = [("dense", (4, 4), 0.0)]
+    settings += [(f"{label} {s:.0%}", block, s) for label, block in BLOCKS.items() for s in SPARSITIES]
+    print("| rows × columns | " + " | ".join(label for label, _, _ in settings) + " |")
+    print("|---|" + "---:|" * len(settings))
+    for rows, columns in SIZES:
+        x = source.integers(0, 256, (tokens, columns)).astype(np.uint8)
+        shares = []
+        for _, block, sparsity in settings:
+            matrix = drawn(rows, columns, block, sparsity, source)
+            layout = plan.DENSE if sparsity == 0 else block[0]
+            _, seconds = running.product(matrix, x, layout, repeats=rounds)
+            work = tokens * (1 - sparsity) * rows * columns
+            shares.append(f"{work / statistics.median(seconds) / peak:.0%}")
+        print(f"| {rows} × {columns} | " + " | ".join(shares) + " |")
+
+
+def classifiers(folders: list[Path], threads: int, rounds: int) -> None:
+    """Compare the pipeline's own models with ONNX Runtime, from samples to logits."""
+    torch.set_num_threads(threads)
+    print(f"\n{threads} thread(s); {machine()}\n")
+    print("| model | batch | ONNX Runtime ms | engine ms | ratio |")
+    print("|---|---:|---:|---:|---:|")
+    for folder in folders:
+        model = integer.load(folder / "quantize")
+        grid = model.encoder.modality.grid
+        engine = EngineClassifier(model, threads)
+        onnx = export.OnnxClassifier(folder / "quantize" / "model.onnx", threads)
+        shape = [side if isinstance(side, int) else 0 for side in onnx.session.get_inputs()[0].shape]
+        whole = onnx.session.get_inputs()[0].type == "tensor(int64)"
+        for batch in (1, 32):
+            sizes = (batch, *shape[1:])
+            x = torch.randint(1, 200, sizes) if whole else torch.rand(sizes)
+            runs: dict[str, Run] = {"onnx": partial(onnx, x), "engine": partial(engine, x)}
+            found = in_turns(runs, rounds, clock_of(threads))
+            ratio = found["engine"] / found["onnx"]
+            times = " | ".join(f"{1000 * found[name]:.3f}" for name in runs)
+            print(f"| {folder.name}, {int(np.prod(grid))} tokens | {batch} | {times} | {ratio:.2f} |")
+
+
+def main() -> None:
+    """Run one of the measurements."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("what", choices=["kernels", "encoders", "classifiers"])
+    parser.add_argument(
+        "folders", nargs="*", type=Path, help="of the pipeline's results, one for each modality"
+    )
+    parser.add_argument("--encoders", nargs="+", choices=ENCODERS, default=list(ENCODERS))
+    parser.add_argument("--tokens", type=int, default=128)
+    parser.add_argument("--batch", type=int, default=1)
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--rounds", type=int, default=15)
+    given = parser.parse_args()
+    if given.what == "kernels":
+        kernels(given.tokens, given.rounds)
+    elif given.what == "encoders":
+        encoders(given.encoders, given.tokens, given.batch, given.threads, given.rounds)
+    else:
+        classifiers(given.folders, given.threads, given.rounds)
+
+
+if __name__ == "__main__":
+    main()
