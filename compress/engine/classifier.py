@@ -70,7 +70,7 @@ def tokens(encoder: Encoder, x: Tensor) -> tuple[np.ndarray, np.ndarray]:
     made, valid = encoder.surrounded(*located), located.valid
     if encoder.extra is not None:
         made = torch.cat([encoder.extra.expand(len(made), -1, -1), made], 1)
-        valid = nn.functional.pad(valid, (encoder.shape.extra_tokens, 0), value=True)
+        valid = nn.functional.pad(valid, (encoder.extra_tokens, 0), value=True)
     return made.numpy(), valid.numpy()
 
 
@@ -145,9 +145,11 @@ def read(encoder: Encoder, head: nn.Module | None, given: plan.Input | None = No
         given: its frontend; None: it runs elsewhere.
 
     Raises:
-        ValueError: if a layer is not quantized.
+        ValueError: if a layer is not quantized, or the trunk is one of timm's.
     """
     shape = encoder.shape
+    if not isinstance(shape, trunk.Shape):
+        raise ValueError(f"the engine runs winnow's own trunk, not {shape.timm}: ONNX Runtime serves")
     last = None if encoder.output_norm is None else _norm(encoder.output_norm)
     grid = int(np.prod(encoder.modality.grid))
     return plan.Encoder(
