@@ -34,6 +34,7 @@ from winnow.compress.engine import plan, running
 from winnow.compress.engine.classifier import EngineClassifier
 from winnow.compress.engine.plan import Levels, Matrix, Norm
 from winnow.compress.fakequant import fake_quantize
+from winnow.compress.runtimes import OnnxRuntime
 from winnow.data.text import Text
 from winnow.ssl.model import Classifier
 from winnow.ssl.trunk import Encoder, Shape
@@ -155,7 +156,7 @@ def others(size: Size, x: Tensor, threads: int, folder: Path) -> dict[str, Run]:
     feed = {"x": x.numpy()}
     for name, path in paths.items():
         if path.exists():
-            session = export.OnnxClassifier(path, threads).session
+            session = OnnxRuntime(path, threads).session
             runs[f"ONNX Runtime {name}"] = partial(session.run, None, feed)
         if find_spec("openvino"):
             runs[f"OpenVINO {name}"] = in_openvino(path, x, threads)
@@ -239,7 +240,7 @@ def classifiers(folders: list[Path], threads: int, rounds: int) -> None:
         model = integer.load(folder / "quantize")
         grid = model.encoder.modality.grid
         engine = EngineClassifier(model, threads)
-        onnx = export.OnnxClassifier(folder / "quantize" / "model.onnx", threads)
+        onnx = OnnxRuntime(folder / "quantize" / "model.onnx", threads)
         shape = [side if isinstance(side, int) else 0 for side in onnx.session.get_inputs()[0].shape]
         whole = onnx.session.get_inputs()[0].type == "tensor(int64)"
         for batch in (1, 32):

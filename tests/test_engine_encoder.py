@@ -17,9 +17,11 @@ from winnow.compress.fakequant import fake_quantize
 from winnow.data.modality import Modality
 from winnow.data.speech import Speech, Waveform
 from winnow.data.text import Text
+from winnow.data.vision import Vision
 from winnow.ssl.model import Classifier
 from winnow.ssl.positions import ConvolutionShape
 from winnow.ssl.trunk import Encoder
+from winnow.ssl.vit import TimmShape
 
 SETS = running.instructions()
 each_set = pytest.mark.parametrize("instructions", SETS)
@@ -297,3 +299,11 @@ def test_other_frontends_run_in_torch() -> None:
     assert engine.rows is None
     with torch.no_grad():
         assert apart(engine(x).logits, model(x).numpy()) < 3 * noise_floor(model, x) + 1e-3
+
+
+def test_trunks_of_timm_are_refused() -> None:
+    options = {"embed_dim": 24, "num_heads": 3, "depth": 1}
+    shape = TimmShape(timm="vit_tiny_patch16_224", options=options, weights=None, blocks=None)
+    encoder = Encoder(Vision(size=8, patch=4, channels=1), shape)
+    with pytest.raises(ValueError, match="not timm's vit_tiny_patch16_224"):
+        EngineClassifier(Classifier(encoder, tiny.CLASSES))

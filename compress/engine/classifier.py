@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from winnow.compress.engine import plan, running
 from winnow.compress.integer import Integer, IntegerEmbedding
+from winnow.compress.runtimes import Answer
 from winnow.ssl import trunk
 from winnow.ssl.model import Classifier
 from winnow.ssl.trunk import Encoder
@@ -18,20 +19,8 @@ from winnow.ssl.trunk import Encoder
 Rows = Callable[[Tensor], np.ndarray]
 
 
-class Answer(NamedTuple):
-    """What a classifier says of a batch.
-
-    Attributes:
-        logits: of each class.
-        embedding: what the head reads.
-    """
-
-    logits: Float32[np.ndarray, "batch class"]
-    embedding: Float32[np.ndarray, "batch dim"]
-
-
 class EngineClassifier:
-    """A classifier of `winnow.compress.integer` that the engine runs, from samples to logits.
+    """A `Runtime`: the engine runs a classifier of `winnow.compress.integer`, from samples to logits.
 
     Frontends of patches, frames or ids run in the engine too, others in torch.
 
@@ -86,7 +75,7 @@ def read_input(encoder: Encoder) -> tuple[plan.Input, Rows] | None:
     """
     frontend: Any = encoder.frontend
     parts = dict(frontend.named_children())
-    if encoder.convolutions is not None or len(parts) != 1:
+    if not isinstance(encoder.shape, trunk.Shape) or encoder.convolutions is not None or len(parts) != 1:
         return None
     made: plan.Rows | plan.Table
     rows: Rows
@@ -149,7 +138,7 @@ def read(encoder: Encoder, head: nn.Module | None, given: plan.Input | None = No
     """
     shape = encoder.shape
     if not isinstance(shape, trunk.Shape):
-        raise ValueError(f"the engine runs winnow's own trunk, not {shape.timm}: ONNX Runtime serves")
+        raise ValueError(f"the engine runs winnow's own trunks, not timm's {shape.timm}")
     last = None if encoder.output_norm is None else _norm(encoder.output_norm)
     grid = int(np.prod(encoder.modality.grid))
     return plan.Encoder(
