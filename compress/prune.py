@@ -1,6 +1,5 @@
 """classifier → sparse classifier."""
 
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Literal
 
@@ -110,11 +109,8 @@ def main(
         logs=logs,
         callbacks=(callback,),
     )
-    sparsities.require_zeros(method.student, callback.keep)
-    notes = {"sparsity": sparsity, **asdict(pattern), "scope": scope, "score": score}
-    models.save(method.student, out, pattern=notes)
+    pruning.save(method.student, callback, out, scope=scope, score=score)
     history.write(out / "history.csv")
-    pruning.layers(callback).to_csv(out / "layers.csv", index=False, float_format="%.6g")
     metrics = {
         "val_accuracy": teaching.validation_accuracy(method, method.student),
         "teacher_val_accuracy": teaching.validation_accuracy(method, method.teacher),

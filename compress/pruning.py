@@ -1,5 +1,7 @@
 """From the words of a section of params.yaml to the callback that prunes by them, and what it did."""
 
+from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 import lightning
@@ -11,8 +13,12 @@ from winnow.compress.callbacks import Pruning
 from winnow.compress.patterns import NM, Pattern
 from winnow.compress.schedules import Span
 from winnow.compress.scores import BlockFisher, Magnitude, Movement
+from winnow.compress.sparsity import require_zeros
 from winnow.data.stage import BadInput
+from winnow.ssl import model as models
 from winnow.ssl.classification import label_loss, predict
+from winnow.ssl.model import Classifier
+from winnow.ssl.trunk import Encoder
 
 SCORES = {"magnitude": Magnitude, "movement": Movement, "fisher": BlockFisher}
 SCOPES = {"layer": layerwise, "global": overall, "erk": erdos_renyi_kernel}
@@ -53,6 +59,18 @@ def make(sparsity: float, pattern: Pattern, scope: Scope, score: str, schedule: 
         return kind(sparsity, schedule, pattern, SCORES[score](), allocate, network="student")
     except ValueError as error:
         raise BadInput(str(error)) from error
+
+
+def save(network: Encoder | Classifier, pruning: Pruning, out: Path, **chosen: str) -> None:
+    """Write what was pruned, with the words that it was pruned by, and `layers.csv`.
+
+    Raises:
+        RuntimeError: if a zero is none.
+    """
+    require_zeros(network, pruning.keep)
+    pattern = {"sparsity": pruning.sparsity, **asdict(pruning.pruner.pattern), **chosen}
+    models.save(network, out, pattern=pattern)
+    layers(pruning).to_csv(out / "layers.csv", index=False, float_format="%.6g")
 
 
 def layers(pruning: Pruning) -> pd.DataFrame:

@@ -1,18 +1,16 @@
 """encoder → sparse encoder, once for all tasks."""
 
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
 from winnow.compress import pruning
-from winnow.compress import sparsity as sparsities
 from winnow.compress.depth import shallower
 from winnow.compress.patterns import Pattern
 from winnow.compress.schedules import Span
 from winnow.data import store
 from winnow.data.modality import Modality
 from winnow.data.stage import run
-from winnow.ssl import model as models
 from winnow.ssl import train
 from winnow.ssl.data2vec import Data2Vec, Loss
 from winnow.ssl.ema import Ema
@@ -154,11 +152,8 @@ def main(
         logs=logs,
         callbacks=(callback,),
     )
-    sparsities.require_zeros(method.student, callback.keep)
-    notes = {"sparsity": sparsity, **asdict(pattern), "scope": scope, "score": score}
-    models.save(method.student, out, pattern=notes)
+    pruning.save(method.student, callback, out, scope=scope, score=score)
     history.write(out / "history.csv")
-    pruning.layers(callback).to_csv(out / "layers.csv", index=False, float_format="%.6g")
     last = history.rows[max(history.rows)]
     store.write_json(out / "metrics.json", {name: round(last[name], 6) for name in sorted(last)})
 

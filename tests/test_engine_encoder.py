@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 import tiny
 import torch
+from compiling import require_compiler
 from scipy.special import erf
 from tiny_trunk import SHAPE
 from torch import Tensor, nn
@@ -23,6 +24,7 @@ from winnow.ssl.positions import ConvolutionShape
 from winnow.ssl.trunk import Encoder
 from winnow.ssl.vit import TimmShape
 
+require_compiler()
 SETS = running.instructions()
 each_set = pytest.mark.parametrize("instructions", SETS)
 PRE = replace(SHAPE, norm="pre", layer_scale=0.5, biases=("query", "value"), output_norm="pooled")

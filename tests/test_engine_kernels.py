@@ -1,11 +1,13 @@
 import numpy as np
 import pytest
+from compiling import require_compiler
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from winnow.compress.engine import plan, running
 from winnow.compress.engine.plan import Levels, Matrix
 
+require_compiler()
 SETS = running.instructions()
 each_set = pytest.mark.parametrize("instructions", SETS)
 each_block = pytest.mark.parametrize("block", [None, plan.DENSE, *plan.BLOCKS])

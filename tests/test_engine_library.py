@@ -3,6 +3,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from compiling import require_compiler
 
 from winnow.compress.engine import library
 from winnow.compress.engine.library import Unavailable
@@ -11,6 +12,7 @@ PLAIN = ("-O0",)  # compiles in a moment
 
 
 def test_two_processes_that_build_at_once_leave_one_whole_library(tmp_path: Path) -> None:
+    require_compiler()
     out = tmp_path / "cache" / "engine.so"
     code = f"""
 from pathlib import Path
@@ -42,12 +44,14 @@ def test_without_a_compiler_one_line_says_so(tmp_path: Path, monkeypatch: pytest
 
 
 def test_a_compiler_that_fails_is_quoted(tmp_path: Path) -> None:
+    require_compiler()
     with pytest.raises(Unavailable, match=r"does not compile the engine: .*error.*no-such-flag"):
         library.build(tmp_path / "engine.so", ("-fno-such-flag",))
     assert list(tmp_path.iterdir()) == []
 
 
 def test_a_library_that_is_kept_is_not_built_again(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    require_compiler()
     monkeypatch.setenv("WINNOW_CACHE", str(tmp_path))
     monkeypatch.setattr(library, "FLAGS", (*library.FLAGS, *PLAIN))
     first = library.locate()

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from compiling import require_flags
 from test_engine_encoder import drawn_encoder
 
 from winnow.compress.engine import library, plan, running
@@ -21,6 +22,7 @@ MUTATIONS = int(os.environ.get("WINNOW_MUTATIONS", "500"))  # of each plan
 def fuzzer(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("fuzz")
     engine, program = folder / "engine.so", folder / "fuzz"
+    require_flags(SANITIZERS, folder)
     library.build(engine, SANITIZERS)
     source = Path(__file__).with_name("engine_fuzz.cpp")
     flags = ["-std=c++17", *SANITIZERS, f"-I{library.SOURCES}"]
