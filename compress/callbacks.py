@@ -22,11 +22,16 @@ class PatternLock(Callback):
     Args:
         network: name of the LightningModule's attribute that is sparse; "" is the module itself.
         choose: which of its weights; see `winnow.compress.sparsity.prunable`.
+        name: under which their sparsity is logged; of several in one run, each has its own.
     """
 
-    def __init__(self, network: str = "", choose: Choice | None = None) -> None:
-        self.network = network
+    def __init__(self, network: str = "", choose: Choice | None = None, name: str = "sparsity") -> None:
+        self.network, self.name = network, name
         self.pruner = Pruner(choose=choose)
+
+    @property
+    def state_key(self) -> str:
+        return self._generate_state_key(name=self.name)
 
     @property
     def keep(self) -> Keep:
@@ -44,7 +49,7 @@ class PatternLock(Callback):
         self, trainer: lightning.Trainer, module: Any, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         zero(self.of(module), self.keep)
-        module.log("sparsity", measured_sparsity(self.of(module), self.pruner.choose))
+        module.log(self.name, measured_sparsity(self.of(module), self.pruner.choose))
 
     def on_save_checkpoint(self, trainer: lightning.Trainer, module: Any, checkpoint: dict[str, Any]) -> None:
         require_zeros(self.of(module), self.keep)
@@ -67,6 +72,7 @@ class Pruning(PatternLock):
         allocate: which weight bears how much.
         network: name of the LightningModule's attribute that is pruned; "" is the module itself.
         choose: which of its weights; see `winnow.compress.sparsity.prunable`.
+        name: under which their sparsity is logged; of several in one run, each has its own.
 
     Raises:
         ValueError: if the pattern does not have this sparsity, or does not fit a weight.
@@ -81,8 +87,9 @@ class Pruning(PatternLock):
         allocate: Allocation = layerwise,
         network: str = "",
         choose: Choice | None = None,
+        name: str = "sparsity",
     ) -> None:
-        super().__init__(network)
+        super().__init__(network, name=name)
         pattern.require_sparsity(sparsity)
         self._step = 0
         self.sparsity, self.schedule = sparsity, schedule

@@ -22,6 +22,7 @@ from winnow.compress.fakequant import (
     FakeQuantizedEmbedding,
     fake_quantize,
     replace,
+    shortened,
     weight_max,
     weight_scale,
 )
@@ -123,7 +124,7 @@ class Integer(nn.Module):
         if layer.bias is not None:
             bias_scale = input_scale * scale
             steps = (layer.bias.detach().double() / bias_scale.double()).round()
-            bias = steps.clamp(-BIAS_MAX, BIAS_MAX).to(torch.int32)
+            bias = shortened(steps).clamp(-BIAS_MAX, BIAS_MAX).to(torch.int32)
         self.register_buffer("bias", bias)
         self.register_buffer("bias_scale", bias_scale)
 
@@ -218,13 +219,15 @@ def count(model: nn.Module) -> tuple[int, int, int]:
     return len(layers), sum(layer.bias is not None for layer in layers), embeddings
 
 
-def require_zeros(model: Classifier, keep: dict[str, Bool[Tensor, "row column"]]) -> None:
+def require_zeros(model: Classifier, keep: dict[str, Bool[Tensor, "..."]]) -> None:
     """Make sure that the integers hold a pattern's zeros; rounding may add some.
 
     Raises:
         RuntimeError: if an integer is not zero where the pattern is.
     """
     for name, kept in keep.items():
-        alive = int(model.get_buffer(name).t()[~kept].count_nonzero())
+        layer, weight = model.get_submodule(name.rpartition(".")[0]), model.get_buffer(name)
+        turned = isinstance(layer, Integer) and layer.axis == 1
+        alive = int((weight.t() if turned else weight)[~kept].count_nonzero())
         if alive:
             raise RuntimeError(f"{alive} pruned weights of {name} are not zero as integers")

@@ -7,6 +7,7 @@ from winnow.compress import pruning, teaching
 from winnow.compress import sparsity as sparsities
 from winnow.compress.allocation import Scope
 from winnow.compress.patterns import Pattern
+from winnow.compress.pruning import Others
 from winnow.compress.schedules import Span
 from winnow.compress.teaching import Distillation, Taught
 from winnow.data import store
@@ -62,6 +63,7 @@ def main(
     pattern: Pattern,
     scope: Scope,
     score: Literal["magnitude", "movement", "fisher"],
+    others: Others,
     schedule: Span,
     model: dict[str, Any],
     data: dict[str, Any],
@@ -84,6 +86,7 @@ def main(
         scope: the same sparsity in each layer, one threshold for all, more of small matrices kept, or as
             much as a scan of the validation loss says that each bears.
         score: what is kept.
+        others: what else is pruned, how far.
         schedule: when; the learning rate is best held (`optimization.hold`) until `schedule.end`.
         model: arguments of `Pruned`.
         data: arguments of `Samples`.
@@ -96,7 +99,7 @@ def main(
 
     Paper: Prune Once for All (Zafrir et al. 2021, arXiv 2111.05754), section 3.2; downstream.
     """
-    callback = pruning.make(sparsity, pattern, scope, score, schedule)
+    prunings = pruning.make(sparsity, pattern, scope, score, schedule, others)
     method, history = teaching.teach(
         Pruned,
         modality,
@@ -107,9 +110,9 @@ def main(
         trainer=trainer,
         threads=threads,
         logs=logs,
-        callbacks=(callback,),
+        callbacks=prunings,
     )
-    pruning.save(method.student, callback, out, scope=scope, score=score)
+    pruning.save(method.student, prunings, out, others, scope=scope, score=score)
     history.write(out / "history.csv")
     metrics = {
         "val_accuracy": teaching.validation_accuracy(method, method.student),

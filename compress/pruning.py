@@ -1,6 +1,7 @@
-"""From the words of a section of params.yaml to the callback that prunes by them, and what it did."""
+"""From the words of a section of params.yaml to the callbacks that prune by them, and what they did."""
 
-from dataclasses import asdict
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -9,11 +10,11 @@ import pandas as pd
 
 from winnow.compress import sensitivity
 from winnow.compress.allocation import Scope, by_sensitivity, erdos_renyi_kernel, layerwise, overall
-from winnow.compress.callbacks import Pruning
+from winnow.compress.callbacks import PatternLock, Pruning
 from winnow.compress.patterns import NM, Pattern
 from winnow.compress.schedules import Span
 from winnow.compress.scores import BlockFisher, Magnitude, Movement
-from winnow.compress.sparsity import require_zeros
+from winnow.compress.sparsity import Choice, in_embeddings, in_frontend, require_zeros
 from winnow.data.stage import BadInput
 from winnow.ssl import model as models
 from winnow.ssl.classification import label_loss, predict
@@ -22,6 +23,29 @@ from winnow.ssl.trunk import Encoder
 
 SCORES = {"magnitude": Magnitude, "movement": Movement, "fisher": BlockFisher}
 SCOPES = {"layer": layerwise, "global": overall, "erk": erdos_renyi_kernel}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Others:
+    """How much of what is not the trunk's is pruned, by single weights of least magnitude.
+
+    Attributes:
+        embeddings: fraction of zeros [0–1).
+        frontend: the same of its other matrices [0–1).
+    """
+
+    embeddings: float
+    frontend: float
+
+    def chosen(self) -> dict[str, tuple[float, Choice]]:
+        """Give, by name, what is pruned at all."""
+        choices = {"embeddings": in_embeddings, "frontend": in_frontend}
+        return {
+            name: (getattr(self, name), choice) for name, choice in choices.items() if getattr(self, name)
+        }
+
+
+NONE = Others(embeddings=0.0, frontend=0.0)
 
 
 class ScannedPruning(Pruning):
@@ -46,8 +70,10 @@ class ScannedPruning(Pruning):
         self.pruner.allocate = by_sensitivity(sensitivity.curves(self.table))
 
 
-def make(sparsity: float, pattern: Pattern, scope: Scope, score: str, schedule: Span) -> Pruning:
-    """Give the callback that a section describes.
+def make(
+    sparsity: float, pattern: Pattern, scope: Scope, score: str, schedule: Span, others: Others
+) -> list[Pruning]:
+    """Give the callbacks that a section describes; the first prunes the trunk.
 
     Raises:
         BadInput: if the pattern does not go with the sparsity or the scope.
@@ -56,28 +82,49 @@ def make(sparsity: float, pattern: Pattern, scope: Scope, score: str, schedule: 
         raise BadInput(f"{pattern.n}:{pattern.m} prunes all alike: scope must be layer, not {scope}")
     kind, allocate = (ScannedPruning, layerwise) if scope == "sensitivity" else (Pruning, SCOPES[scope])
     try:
-        return kind(sparsity, schedule, pattern, SCORES[score](), allocate, network="student")
+        trunk = kind(sparsity, schedule, pattern, SCORES[score](), allocate, network="student")
+        beside = [
+            Pruning(much, schedule, network="student", choose=choice, name=f"sparsity_of_{name}")
+            for name, (much, choice) in others.chosen().items()
+        ]
     except ValueError as error:
         raise BadInput(str(error)) from error
+    return [trunk, *beside]
 
 
-def save(network: Encoder | Classifier, pruning: Pruning, out: Path, **chosen: str) -> None:
+def locks(notes: Mapping[str, Any]) -> list[PatternLock]:
+    """Give the callbacks that hold the zeros of a network which was written with these notes."""
+    others = Others(**notes.get("pattern", {}).get("others", asdict(NONE)))
+    return [
+        PatternLock("student"),
+        *(PatternLock("student", pick, f"sparsity_of_{name}") for name, (_, pick) in others.chosen().items()),
+    ]
+
+
+def save(
+    network: Encoder | Classifier, prunings: list[Pruning], out: Path, others: Others, **chosen: str
+) -> None:
     """Write what was pruned, with the words that it was pruned by, and `layers.csv`.
 
     Raises:
         RuntimeError: if a zero is none.
     """
-    require_zeros(network, pruning.keep)
-    pattern = {"sparsity": pruning.sparsity, **asdict(pruning.pruner.pattern), **chosen}
+    for pruning in prunings:
+        require_zeros(network, pruning.keep)
+    trunk = prunings[0]
+    pattern = {"sparsity": trunk.sparsity, **asdict(trunk.pruner.pattern), **chosen}
+    if others.chosen():
+        pattern["others"] = asdict(others)
     models.save(network, out, pattern=pattern)
-    layers(pruning).to_csv(out / "layers.csv", index=False, float_format="%.6g")
+    layers(prunings).to_csv(out / "layers.csv", index=False, float_format="%.6g")
 
 
-def layers(pruning: Pruning) -> pd.DataFrame:
+def layers(prunings: list[Pruning]) -> pd.DataFrame:
     """Give a row for each pruned matrix: `name, weights, sparsity`, and its loss at each scanned level."""
-    rows = [(name, kept.numel(), 1 - float(kept.double().mean())) for name, kept in pruning.keep.items()]
+    keep = {name: kept for pruning in prunings for name, kept in pruning.keep.items()}
+    rows = [(name, kept.numel(), 1 - float(kept.double().mean())) for name, kept in keep.items()]
     table = pd.DataFrame(rows, columns=["name", "weights", "sparsity"])
-    if isinstance(pruning, ScannedPruning):
-        wide = pruning.table.pivot(index="name", columns="sparsity", values="loss").add_prefix("loss_at_")
+    if isinstance(trunk := prunings[0], ScannedPruning):
+        wide = trunk.table.pivot(index="name", columns="sparsity", values="loss").add_prefix("loss_at_")
         table = table.join(wide, on="name")
     return table

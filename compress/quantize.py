@@ -7,9 +7,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from winnow.compress import export, fakequant, integer, runtimes, saturation, teaching
+from winnow.compress import export, fakequant, integer, pruning, runtimes, saturation, teaching
 from winnow.compress import sparsity as sparsities
-from winnow.compress.callbacks import PatternLock
 from winnow.compress.fakequant import Bits
 from winnow.compress.runtimes import OnnxRuntime
 from winnow.compress.teaching import Distillation, Taught
@@ -100,7 +99,7 @@ def main(
     Raises:
         RuntimeError: if the file does not do what the trained network does.
     """
-    pattern = PatternLock("student")
+    locks = pruning.locks(models.read_notes(sparse))
     method, history = teaching.teach(
         Quantized,
         modality,
@@ -111,9 +110,10 @@ def main(
         trainer=trainer,
         threads=threads,
         logs=logs,
-        callbacks=(pattern,),
+        callbacks=locks,
     )
-    sparsities.require_zeros(method.student, pattern.keep)
+    keep = {name: kept for lock in locks for name, kept in lock.keep.items()}
+    sparsities.require_zeros(method.student, keep)
     fakequant.round_rest(method.student)
     master = models.load_classifier(sparse)
     master.load_state_dict(fakequant.master_weights(method.student))
@@ -121,7 +121,7 @@ def main(
     history.write(out / "history.csv")
 
     integers = integer.to_integers(method.student)
-    integer.require_zeros(integers, pattern.keep)
+    integer.require_zeros(integers, keep)
     integer.save(integers, out / "quantized.safetensors")
     # What is shipped is made from the file, not from memory: the two cannot drift apart.
     integers = integer.load(out)

@@ -134,7 +134,7 @@ def main(
     Raises:
         BadInput: if the pattern does not go with the sparsity or the scope.
     """
-    callback = pruning.make(sparsity, pattern, scope, score, schedule)
+    prunings = pruning.make(sparsity, pattern, scope, score, schedule, pruning.NONE)
     pretrained = sections[modality]["pretrain"]
     own = {key: value for key, value in pretrained["model"].items() if key not in {"shape", "ema"}}
     samples = {
@@ -150,9 +150,9 @@ def main(
         trainer=trainer,
         threads=threads,
         logs=logs,
-        callbacks=(callback,),
+        callbacks=tuple(prunings),
     )
-    pruning.save(method.student, callback, out, scope=scope, score=score)
+    pruning.save(method.student, prunings, out, pruning.NONE, scope=scope, score=score)
     history.write(out / "history.csv")
     last = history.rows[max(history.rows)]
     store.write_json(out / "metrics.json", {name: round(last[name], 6) for name in sorted(last)})

@@ -47,6 +47,16 @@ def in_layers(name: str, weight: nn.Parameter) -> bool:
     return "layers" in name.split(".") and weight.dim() == 2
 
 
+def in_embeddings(name: str, weight: nn.Parameter) -> bool:
+    """Choose the rows that ids are looked up in."""
+    return {"frontend", "embedding"} <= set(name.split("."))
+
+
+def in_frontend(name: str, weight: nn.Parameter) -> bool:
+    """Choose what else a frontend makes tokens with."""
+    return "frontend" in name.split(".") and not in_embeddings(name, weight)
+
+
 def prunable(model: nn.Module, choose: Choice | None = None) -> dict[str, nn.Parameter]:
     """Give the weights that are pruned, by name.
 

@@ -10,7 +10,7 @@ import gzip
 import shutil
 import sys
 import tarfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +36,7 @@ def main(datasets: Path, workspace: Path) -> None:
         partial = workspace / ".sources.partial"
         shutil.rmtree(partial, ignore_errors=True)
         speech(datasets / "fsdd", partial / "speech")
-        vision(datasets / "FashionMNIST" / "raw", partial / "vision")
+        vision(datasets / "FashionMNIST" / "raw", partial / "vision", IMAGES)
         text(datasets / "ag_news", partial / "text.csv")
         partial.rename(sources)
     for name in PIPELINE:
@@ -74,16 +74,16 @@ def speech(fsdd: Path, out: Path) -> None:
     write_csv(out / "labels.csv", ("file", "label", "speaker"), named)
 
 
-def vision(raw: Path, out: Path) -> None:
-    """Fashion-MNIST, as `train/coat/00042.png`."""
+def vision(raw: Path, out: Path, number: Mapping[str, int]) -> None:
+    """Fashion-MNIST, so many images of each split, as `train/coat/00042.png`."""
     for split, prefix in (("train", "train"), ("test", "t10k")):
         images = idx(raw / f"{prefix}-images-idx3-ubyte.gz", header=16).reshape(-1, 28, 28)
         labels = idx(raw / f"{prefix}-labels-idx1-ubyte.gz", header=8)
         for name in CLOTHES:
             (out / split / name).mkdir(parents=True)
-        for number in range(IMAGES[split]):
-            path = out / split / CLOTHES[labels[number]] / f"{number:05}.png"
-            Image.fromarray(images[number]).save(path)
+        for place in range(number[split]):
+            path = out / split / CLOTHES[labels[place]] / f"{place:05}.png"
+            Image.fromarray(images[place]).save(path)
 
 
 def text(ag_news: Path, out: Path) -> None:

@@ -11,8 +11,9 @@ from tiny_trunk import SHAPE
 
 from winnow.compress import bundle, evaluate, prune, quantize, sensitivity
 from winnow.compress.patterns import NM, Blocks, Pattern
+from winnow.compress.pruning import NONE, Others, locks
 from winnow.compress.schedules import Constant, Polynomial, Span
-from winnow.compress.sparsity import lock, measured_sparsity
+from winnow.compress.sparsity import in_embeddings, in_frontend, lock, measured_sparsity
 from winnow.data import store
 from winnow.data.modality import Modality
 from winnow.data.store import read_classes
@@ -67,6 +68,7 @@ def test_the_chain_from_teacher_to_int8(
             pattern=Blocks(block=(1, 4), pooling="average"),
             scope="layer",
             score="magnitude",
+            others=Others(embeddings=0.0, frontend=0.5),
             schedule=SCHEDULE,
             model=TEACHING,
             **RUN,
@@ -78,12 +80,14 @@ def test_the_chain_from_teacher_to_int8(
     assert measured_sparsity(sparse) == 0.75
     assert store.read_json(pruned / "metrics.json")["sparsity"] == 0.75
     pattern = {"sparsity": 0.75, "block": [1, 4], "pooling": "average"}
-    pattern |= {"scope": "layer", "score": "magnitude"}
+    pattern |= {"scope": "layer", "score": "magnitude", "others": {"embeddings": 0.0, "frontend": 0.5}}
     assert models.read_notes(pruned)["pattern"] == pattern
     rising = pd.read_csv(pruned / "history.csv", index_col="step")["sparsity"]
     assert rising.is_monotonic_increasing and rising.iloc[-1] == 0.75
     table = pd.read_csv(pruned / "layers.csv")
-    assert list(table["name"]) == list(lock(sparse)) and set(table["sparsity"]) == {0.75}
+    assert list(table["name"]) == [*lock(sparse), "encoder.frontend.project.weight"]
+    assert list(table["sparsity"]) == [*[0.75] * len(lock(sparse)), 0.5]
+    assert measured_sparsity(sparse, in_frontend) == 0.5
 
     quantize.main(
         modality,
@@ -99,7 +103,8 @@ def test_the_chain_from_teacher_to_int8(
     assert {path.name for path in int8.iterdir()} == FILES | {"quantized.safetensors", "model.onnx"}
     assert models.read_notes(int8)["pattern"] == pattern
     master = models.load_classifier(int8)
-    assert all(not lock(master)[name][~keep].any() for name, keep in lock(sparse).items())
+    for choose in (None, in_frontend):
+        assert all(not lock(master, choose)[name][~keep].any() for name, keep in lock(sparse, choose).items())
     assert store.read_json(int8 / "metrics.json")["onnx_agreement"] >= 0.99
 
     evaluate.main(
@@ -169,6 +174,7 @@ def test_prunes_by_every_scope_and_score(
         pattern=pattern,
         scope=scope,  # type: ignore[arg-type]
         score=score,  # type: ignore[arg-type]
+        others=NONE,
         schedule=schedule,
         model=TEACHING,
         **RUN,
@@ -183,3 +189,37 @@ def test_prunes_by_every_scope_and_score(
     scanned = [name for name in table if name.startswith("loss_at_")]
     assert (len(scanned) == 1 + len(sensitivity.LEVELS)) if scope == "sensitivity" else not scanned
     assert not table.isna().any().any()
+
+
+@pytest.mark.parametrize("kind", [KINDS[2]], ids=["text"], indirect=True)
+def test_prunes_embeddings_beside_the_trunk_and_locks_them(
+    modality: Modality, ingested: Path, tmp_path: Path
+) -> None:
+    teacher, out = tmp_path / "teacher", tmp_path / "prune"
+    for folder in (teacher, out):
+        folder.mkdir()
+    torch.manual_seed(0)
+    models.save(Classifier(Encoder(modality, replace(SHAPE, layers=1)), read_classes(ingested)), teacher)
+    prune.main(
+        modality,
+        ingested,
+        ingested,
+        teacher,
+        teacher,
+        out,
+        sparsity=0.5,
+        pattern=Blocks(block=(1, 4), pooling="average"),
+        scope="layer",
+        score="magnitude",
+        others=Others(embeddings=0.9, frontend=0.0),
+        schedule=SCHEDULE,
+        model=TEACHING,
+        **RUN,
+        logs=tmp_path / "logs",
+    )
+    sparse = models.load_classifier(out)
+    assert measured_sparsity(sparse) == 0.5
+    assert measured_sparsity(sparse, in_embeddings) == pytest.approx(0.9, abs=1e-3)
+    trunk, embeddings = locks(models.read_notes(out))
+    assert trunk.name == "sparsity" and embeddings.name == "sparsity_of_embeddings"
+    assert embeddings.pruner.choose is in_embeddings

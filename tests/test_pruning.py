@@ -27,6 +27,6 @@ def test_a_section_names_a_pattern_by_its_keys_and_says_what_is_wrong() -> None:
 
 def test_a_pattern_that_prunes_all_alike_has_no_other_scope_and_no_other_sparsity() -> None:
     with pytest.raises(BadInput, match="scope must be layer, not erk"):
-        pruning.make(0.5, HALF, "erk", "magnitude", SCHEDULE)
+        pruning.make(0.5, HALF, "erk", "magnitude", SCHEDULE, pruning.NONE)
     with pytest.raises(BadInput, match=r"2:4 is a sparsity of 0\.5"):
-        pruning.make(0.8, HALF, "layer", "magnitude", SCHEDULE)
+        pruning.make(0.8, HALF, "layer", "magnitude", SCHEDULE, pruning.NONE)

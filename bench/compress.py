@@ -1,0 +1,301 @@
+"""How small a classifier of real data gets: accuracy, bytes, and dense ones of as many bytes beside it.
+
+`python -m bench.compress DATASETS WORKSPACE [--sets digits clothes news] [--arms …] [--seeds 0 1 2]`
+    pretrains and fine-tunes teachers on true labels, once, and compresses them in all the ways (arms) that
+    bench/compress.yaml tells, by the pipeline's own stages; prints Markdown tables
+
+Sets: Free Spoken Digits, of which each of the six speakers is left out once (3,000 test samples in all);
+Fashion-MNIST (10,000); AG News (7,600). A seed is that of batches, variants and dropout; the teacher is the
+same. The interval of what is lost is a paired bootstrap over test samples, each of which counts with its mean
+over seeds. Answers are those of the ONNX file in ONNX Runtime; bytes are those of the `.winnow` bundle. What
+WORKSPACE holds of a run with the same settings is not run again.
+"""
+
+import argparse
+import csv
+import json
+import multiprocessing
+import os
+import shutil
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any, NamedTuple
+
+import numpy as np
+import yaml
+
+from bench.variants import seeded
+from examples import real
+from examples.real import PROJECT, laid_over
+from winnow.compress import bundle, distill, integer, ledger, prune, quantize, runtimes
+from winnow.data import ingest, stage, store
+from winnow.data.batches import stack
+from winnow.data.intervals import paired_difference
+from winnow.data.modality import build
+from winnow.ssl import finetune, pretrain
+from winnow.ssl import model as models
+
+TITLES = {"digits": "Free Spoken Digits", "clothes": "Fashion-MNIST", "news": "AG News"}
+RATIOS = ("counted", "packed", "compressed", "whole_file")
+HEARD = 3  # recordings of each digit and speaker that validate: those of the lowest numbers
+
+
+class Field(NamedTuple):
+    """A dataset with its split, in a folder of its own.
+
+    Attributes:
+        folder: holds `params.yaml` and `out`, as a workspace does.
+        modality: name of its section.
+    """
+
+    folder: Path
+    modality: str
+
+    @property
+    def out(self) -> Path:
+        return self.folder / "out" / self.modality
+
+    @property
+    def section(self) -> dict[str, Any]:
+        return yaml.safe_load((self.folder / "params.yaml").read_text(encoding="utf-8"))[self.modality]
+
+
+class Found(NamedTuple):
+    """What a run came to.
+
+    Attributes:
+        right: whether each test sample was told right.
+        ratios: of the teacher's bytes; see `winnow.compress.ledger.ratios`.
+        size_bytes: of the bundle.
+    """
+
+    right: np.ndarray
+    ratios: dict[str, float]
+    size_bytes: int
+
+
+def run(main: Callable[..., Any], folder: Path, *words: str) -> None:
+    """Run a stage in a folder, in a process of its own that has all modules already."""
+
+    def child() -> None:
+        os.chdir(folder)
+        sys.argv = [main.__module__, *words]
+        log = (folder / f"{main.__module__.rpartition('.')[2]}.log").open("w", encoding="utf-8")
+        os.dup2(log.fileno(), 1)
+        os.dup2(log.fileno(), 2)
+        stage.run(main)
+
+    process = multiprocessing.get_context("fork").Process(target=child)
+    process.start()
+    process.join()
+    if process.exitcode:
+        name = main.__module__.rpartition(".")[2]
+        sys.exit(f"{name} in {folder}:\n{(folder / f'{name}.log').read_text(encoding='utf-8')[-3000:]}")
+
+
+def fields(name: str, datasets: Path, workspace: Path) -> Iterator[tuple[str, Field, Path]]:
+    """Lay a dataset out; give each split's name, its folder, and its raw data."""
+    sources = workspace / "sources"
+    raw = sources / (f"{name}.csv" if name == "news" else name)
+    modality = changes()[name]["modality"]
+    if not raw.exists():
+        partial = sources / f".{raw.name}.partial"
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.parent.mkdir(parents=True, exist_ok=True)
+        if name == "digits":
+            real.speech(datasets / "fsdd", partial)
+        elif name == "clothes":
+            real.vision(datasets / "FashionMNIST" / "raw", partial, {"train": 60_000, "test": 10_000})
+        else:
+            real.text(datasets / "ag_news", partial)
+        partial.rename(raw)
+    if name != "digits":
+        yield name, Field(workspace / name, modality), raw
+        return
+    with (raw / "labels.csv").open(encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file))
+    for speaker in sorted({row["speaker"] for row in rows}):
+        folder = workspace / f"{name}-{speaker}"
+        split = folder / "source"
+        if not split.exists():
+            shutil.copytree(raw, split, copy_function=os.link, ignore=shutil.ignore_patterns("*.csv"))
+            numbers = (int(Path(row["file"]).stem.split("_")[2]) for row in rows)
+            real.write_csv(
+                split / "labels.csv",
+                ("file", "label", "split"),
+                (
+                    (row["file"], row["label"], part(row["speaker"] == speaker, number))
+                    for row, number in zip(rows, numbers, strict=True)
+                ),
+            )
+        yield f"{name}, {speaker}", Field(folder, modality), split
+
+
+def part(unheard: bool, number: int) -> str:
+    """Give the split of a recording."""
+    return "test" if unheard else "validation" if number < HEARD else "train"
+
+
+def changes() -> dict[str, Any]:
+    """Read what differs from params.yaml, and the arms."""
+    return yaml.safe_load((PROJECT / "bench" / "compress.yaml").read_text(encoding="utf-8"))
+
+
+def teach(title: str, name: str, field: Field, raw: Path) -> None:
+    """Make the teacher of a dataset, unless it is there."""
+    if (field.out / "finetune").exists():
+        return
+    print(f"{title}: teaching", file=sys.stderr, flush=True)
+    numbers = yaml.safe_load((PROJECT / "params.yaml").read_text(encoding="utf-8"))[field.modality]
+    own = {key: value for key, value in changes()[name].items() if key not in {"modality", "arms"}}
+    field.folder.mkdir(parents=True, exist_ok=True)
+    section = yaml.safe_dump({field.modality: laid_over(numbers, own)})
+    (field.folder / "params.yaml").write_text(section, encoding="utf-8")
+    ingested, pretrained, tuned = (
+        f"out/{field.modality}/{folder}" for folder in ("ingest", "pretrain", "finetune")
+    )
+    run(ingest.main, field.folder, field.modality, str(raw.resolve()), ingested)
+    run(pretrain.main, field.folder, field.modality, ingested, ingested, pretrained)
+    run(finetune.main, field.folder, field.modality, ingested, ingested, pretrained, tuned)
+
+
+def compress(title: str, field: Field, arm: str, wanted: dict[str, Any], seed: int) -> Found:
+    """Compress a teacher in one way, unless it is done already, and measure what comes out."""
+    numbers = yaml.safe_load((PROJECT / "params.yaml").read_text(encoding="utf-8"))[field.modality]
+    stages = [name for name in ("distill", "prune", "quantize") if name in wanted]
+    section = {name: laid_over(numbers[name], wanted[name]) for name in stages}
+    section = {"modality": field.section["modality"], **seeded(section, seed)}
+    folder = field.folder / "runs" / f"{arm} {seed}"
+    told, settings = folder / "found.json", json.dumps(section, sort_keys=True)
+    if told.exists():
+        held = json.loads(told.read_text(encoding="utf-8"))
+        if held["settings"] == settings:
+            return Found(np.array(held["right"], bool), held["ratios"], held["size_bytes"])
+    shutil.rmtree(folder, ignore_errors=True)
+    out = folder / "out" / field.modality
+    out.mkdir(parents=True)
+    (folder / "params.yaml").write_text(yaml.safe_dump({field.modality: section}), encoding="utf-8")
+    for name in ("ingest", "finetune"):
+        (out / name).symlink_to((field.out / name).resolve())
+    paths = {name: f"out/{field.modality}/{name}" for name in ("ingest", "finetune", *stages)}
+    began, student = time.perf_counter(), paths["finetune"]
+    for name in stages:
+        main = {"distill": distill.main, "prune": prune.main, "quantize": quantize.main}[name]
+        read = [paths["finetune"]] if name == "distill" else [paths["finetune"], student]
+        run(main, folder, field.modality, paths["ingest"], paths["ingest"], *read, paths[name])
+        student = paths[name]
+    found = measure(field, out, folder / student)
+    seconds = round(time.perf_counter() - began, 1)
+    content = {"right": found.right.tolist(), "ratios": found.ratios, "size_bytes": found.size_bytes}
+    told.write_text(json.dumps({"settings": settings, "seconds": seconds, **content}), encoding="utf-8")
+    shutil.rmtree(folder / "logs", ignore_errors=True)
+    print(
+        f"{title}: {arm}, seed {seed}: {100 * found.right.mean():.2f} %, {found.size_bytes} bytes, "
+        f"{found.ratios}, {seconds} s",
+        file=sys.stderr,
+        flush=True,
+    )
+    return found
+
+
+def measure(field: Field, out: Path, int8: Path) -> Found:
+    """Ask the int8 model of the test split, and weigh it against the teacher."""
+    samples, label = test(field)
+    file = out / "quantize" / "model.onnx"
+    right = runtimes.logits(runtimes.OnnxRuntime(file, 1), samples, 256).argmax(1) == label
+    sparse = models.load_classifier(int8)
+    integers, teacher = integer.load(int8), out / "finetune"
+    with TemporaryDirectory() as scratch:
+        small = Path(scratch) / "model.winnow"
+        bundle.write(int8, {"accuracy": round(float(right.mean()), 6)}, small)
+        ratios = ledger.ratios(
+            models.load_classifier(teacher),
+            teacher / "model.safetensors",
+            sparse,
+            integers,
+            file,
+            small,
+            ledger.by_part(integers, file, small),
+        )
+        return Found(right, ratios, small.stat().st_size)
+
+
+def test(field: Field) -> tuple[Any, np.ndarray]:
+    """Read the test split and its labels."""
+    ingested = field.out / "ingest"
+    manifest = store.read_table(ingested / "manifest.parquet")
+    rows = manifest[manifest["split"] == "test"]
+    samples = stack(build(field.section["modality"]), ingested, rows, store.read_classes(ingested))
+    return samples.x, samples.label.numpy()
+
+
+def taught(field: Field) -> np.ndarray:
+    """Say of each test sample whether the teacher tells it right."""
+    told = field.folder / "teacher.json"
+    if not told.exists():
+        samples, label = test(field)
+        model = runtimes.TorchRuntime(models.load_classifier(field.out / "finetune"))
+        right = runtimes.logits(model, samples, 256).argmax(1) == label
+        told.write_text(json.dumps(right.tolist()))
+    return np.array(json.loads(told.read_text()), bool)
+
+
+def main() -> None:
+    """Teach, compress and print what the command line asks for."""
+    parser = argparse.ArgumentParser(
+        prog="python -m bench.compress",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("datasets", type=Path, help="holds fsdd/, FashionMNIST/ and ag_news/")
+    parser.add_argument("workspace", type=Path, help="for teachers and runs")
+    parser.add_argument("--sets", nargs="+", default=list(TITLES), choices=list(TITLES))
+    parser.add_argument("--arms", nargs="+", help="of bench/compress.yaml; all of them if left out")
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
+    parser.add_argument("--teachers", action="store_true", help="teach, and stop there")
+    asked = parser.parse_args()
+    every = changes()["arms"]
+    arms = asked.arms or list(every)
+    for name in asked.sets:
+        places = list(fields(name, asked.datasets, asked.workspace))
+        for title, field, raw in places:
+            teach(title, name, field, raw)
+        if asked.teachers:
+            continue
+        teacher = np.concatenate([taught(field) for _, field, _ in places])
+        rows = []
+        for arm in arms:
+            wanted = laid_over(every[arm], changes()[name].get("arms", {}).get(arm, {}))
+            seeds = [
+                [compress(title, field, arm, laid_over(wanted, {}), seed) for title, field, _ in places]
+                for seed in asked.seeds
+            ]
+            rows.append(row(arm, teacher, seeds))
+        print(f"\n{TITLES[name]}, {len(teacher):,} test samples; teacher {100 * teacher.mean():.2f} %\n")
+        print(f"| | accuracy, % | lost, points | under one | {' | '.join(RATIOS)} | kB |".replace("_", " "))
+        print(f"|{'---|' * (5 + len(RATIOS))}")
+        print("\n".join(rows), flush=True)
+
+
+def row(arm: str, teacher: np.ndarray, seeds: list[list[Found]]) -> str:
+    """Give an arm's line."""
+    right = [np.concatenate([one.right for one in found]) for found in seeds]
+    scores = [100 * one.mean() for one in right]
+    difference, low, high = paired_difference(teacher, np.mean(right, axis=0), seed=0)
+    under = -difference < 0.01 and -low < 0.02
+    cells = [
+        arm,
+        f"{np.mean(scores):.2f} ± {np.std(scores, ddof=min(1, len(scores) - 1)):.2f}",
+        f"{-100 * difference:+.2f} ({-100 * high:+.2f} … {-100 * low:+.2f})",
+        "yes" if under else "no",
+        *(f"{np.mean([one.ratios[key] for found in seeds for one in found]):.1f}×" for key in RATIOS),
+        f"{np.mean([one.size_bytes for found in seeds for one in found]) / 1000:.1f}",
+    ]
+    return f"| {' | '.join(cells)} |"
+
+
+if __name__ == "__main__":
+    main()
