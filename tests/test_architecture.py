@@ -163,7 +163,9 @@ def read_optional_steps() -> list[Step]:
         (root / ".dvc").mkdir()
         shutil.copy(ROOT / "dvc.yaml", root)
         once = {name: f"{name}/pretrain" for name in MODALITIES}
-        (root / "params.yaml").write_text(yaml.safe_dump({**PARAMS, "trunks": ["joint"], "once": once}))
+        controls = {name: f"{name}/quantize" for name in MODALITIES}
+        switched = {"trunks": ["joint"], "once": once, "controls": controls}
+        (root / "params.yaml").write_text(yaml.safe_dump({**PARAMS, **switched}))
         known = {step.address for step in STEPS}
         return [step for one in read_pipeline(root).stages if (step := read_step(one)).address not in known]
 
@@ -312,8 +314,9 @@ def main_keywords(name: str) -> set[str]:
 
 
 def test_what_all_modalities_share_is_off_and_complete() -> None:
-    once = {f"{stage}@{modality}" for stage in ("sparsify", "transfer") for modality in MODALITIES}
-    assert {step.address for step in OPTIONAL} == {"pretrain_joint@joint"} | once
+    optional = ("sparsify", "transfer", "control")
+    switched = {f"{stage}@{modality}" for stage in optional for modality in MODALITIES}
+    assert {step.address for step in OPTIONAL} == {"pretrain_joint@joint"} | switched
     assert set(PARAMS["pretrain_joint"]) == main_keywords("pretrain_joint")
     assert set(PARAMS["pretrain_joint"]["turns"]) == set(MODALITIES)
 
