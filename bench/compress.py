@@ -30,7 +30,7 @@ import yaml
 from bench.variants import seeded
 from examples import real
 from examples.real import PROJECT, laid_over
-from winnow.compress import bundle, distill, integer, ledger, prune, quantize, runtimes
+from winnow.compress import bundle, control, distill, integer, ledger, prune, quantize, runtimes
 from winnow.data import ingest, stage, store
 from winnow.data.batches import stack
 from winnow.data.intervals import paired_difference
@@ -40,6 +40,12 @@ from winnow.ssl import model as models
 
 TITLES = {"digits": "Free Spoken Digits", "clothes": "Fashion-MNIST", "news": "AG News"}
 RATIOS = ("counted", "packed", "compressed", "whole_file")
+MAINS = {
+    "distill": distill.main,
+    "prune": prune.main,
+    "quantize": quantize.main,
+    "control": control.main,
+}
 HEARD = 3  # recordings of each digit and speaker that validate: those of the lowest numbers
 
 
@@ -162,14 +168,23 @@ def teach(title: str, name: str, field: Field, raw: Path) -> None:
     run(finetune.main, field.folder, field.modality, ingested, ingested, pretrained, tuned)
 
 
-def compress(title: str, field: Field, arm: str, wanted: dict[str, Any], seed: int) -> Found:
+def steps(arm: dict[str, Any]) -> int:
+    """Count the steps of an arm that names them."""
+    return sum(section["trainer"]["max_steps"] for section in arm.values())
+
+
+def compress(title: str, field: Field, name: str, arms: dict[str, Any], seed: int) -> Found:
     """Compress a teacher in one way, unless it is done already, and measure what comes out."""
     numbers = yaml.safe_load((PROJECT / "params.yaml").read_text(encoding="utf-8"))[field.modality]
-    stages = [name for name in ("distill", "prune", "quantize") if name in wanted]
-    section = {name: laid_over(numbers[name], wanted[name]) for name in stages}
+    arm = dict(arms[name])
+    rival = arm.pop("of", None)
+    section = {key: laid_over(numbers[key], arm[key]) for key in arm}
+    if rival is not None:
+        most = steps(arms[rival])
+        section["control"]["trainer"] |= {"max_steps": most, "val_check_interval": most}
     section = {"modality": field.section["modality"], **seeded(section, seed)}
-    folder = field.folder / "runs" / f"{arm} {seed}"
-    told, settings = folder / "found.json", json.dumps(section, sort_keys=True)
+    folder = field.folder / "runs" / f"{name} {seed}"
+    told, settings = folder / "found.json", json.dumps([section, rival], sort_keys=True)
     if told.exists():
         held = json.loads(told.read_text(encoding="utf-8"))
         if held["settings"] == settings:
@@ -178,23 +193,27 @@ def compress(title: str, field: Field, arm: str, wanted: dict[str, Any], seed: i
     out = folder / "out" / field.modality
     out.mkdir(parents=True)
     (folder / "params.yaml").write_text(yaml.safe_dump({field.modality: section}), encoding="utf-8")
-    for name in ("ingest", "finetune"):
-        (out / name).symlink_to((field.out / name).resolve())
-    paths = {name: f"out/{field.modality}/{name}" for name in ("ingest", "finetune", *stages)}
-    began, student = time.perf_counter(), paths["finetune"]
-    for name in stages:
-        main = {"distill": distill.main, "prune": prune.main, "quantize": quantize.main}[name]
-        read = [paths["finetune"]] if name == "distill" else [paths["finetune"], student]
-        run(main, folder, field.modality, paths["ingest"], paths["ingest"], *read, paths[name])
-        student = paths[name]
-    found = measure(field, out, folder / student)
+    for origin in ("ingest", "finetune"):
+        (out / origin).symlink_to((field.out / origin).resolve())
+    began = time.perf_counter()
+    last = "finetune"
+    if rival is not None:
+        (out / "quantize").symlink_to(
+            (field.folder / "runs" / f"{rival} {seed}" / "out" / field.modality / "quantize").resolve()
+        )
+        last = "quantize"
+    for stage_of_arm in arm:
+        main = MAINS[stage_of_arm]
+        words = ["ingest", "ingest", "finetune", *([] if main is distill.main else [last]), stage_of_arm]
+        run(main, folder, field.modality, *(f"out/{field.modality}/{word}" for word in words))
+        last = stage_of_arm
+    found = measure(field, out, out / last)
     seconds = round(time.perf_counter() - began, 1)
     content = {"right": found.right.tolist(), "ratios": found.ratios, "size_bytes": found.size_bytes}
     told.write_text(json.dumps({"settings": settings, "seconds": seconds, **content}), encoding="utf-8")
     shutil.rmtree(folder / "logs", ignore_errors=True)
     print(
-        f"{title}: {arm}, seed {seed}: {100 * found.right.mean():.2f} %, {found.size_bytes} bytes, "
-        f"{found.ratios}, {seconds} s",
+        f"{title}: {name}, {seed}: {100 * found.right.mean():.2f} %, {found.size_bytes} bytes, {seconds} s",
         file=sys.stderr,
         flush=True,
     )
@@ -204,7 +223,7 @@ def compress(title: str, field: Field, arm: str, wanted: dict[str, Any], seed: i
 def measure(field: Field, out: Path, int8: Path) -> Found:
     """Ask the int8 model of the test split, and weigh it against the teacher."""
     samples, label = test(field)
-    file = out / "quantize" / "model.onnx"
+    file = int8 / "model.onnx"
     right = runtimes.logits(runtimes.OnnxRuntime(file, 1), samples, 256).argmax(1) == label
     sparse = models.load_classifier(int8)
     integers, teacher = integer.load(int8), out / "finetune"
@@ -257,9 +276,9 @@ def main() -> None:
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
     parser.add_argument("--teachers", action="store_true", help="teach, and stop there")
     asked = parser.parse_args()
-    every = changes()["arms"]
-    arms = asked.arms or list(every)
     for name in asked.sets:
+        every = laid_over(changes()["arms"], changes()[name].get("arms", {}))
+        arms = asked.arms or list(every)
         places = list(fields(name, asked.datasets, asked.workspace))
         for title, field, raw in places:
             teach(title, name, field, raw)
@@ -268,9 +287,8 @@ def main() -> None:
         teacher = np.concatenate([taught(field) for _, field, _ in places])
         rows = []
         for arm in arms:
-            wanted = laid_over(every[arm], changes()[name].get("arms", {}).get(arm, {}))
             seeds = [
-                [compress(title, field, arm, laid_over(wanted, {}), seed) for title, field, _ in places]
+                [compress(title, field, arm, every, seed) for title, field, _ in places]
                 for seed in asked.seeds
             ]
             rows.append(row(arm, teacher, seeds))
