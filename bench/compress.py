@@ -3,6 +3,8 @@
 `python -m bench.compress DATASETS WORKSPACE [--sets digits clothes news] [--arms …] [--seeds 0 1 2]`
     pretrains and fine-tunes teachers on true labels, once, and compresses them in all the ways (arms) that
     bench/compress.yaml tells, by the pipeline's own stages; prints Markdown tables
+`… --time 50`
+    also times the first seed's models, one thread, so many runs in turns
 
 Sets: Free Spoken Digits, of which each of the six speakers is left out once (3,000 test samples in all);
 Fashion-MNIST (10,000); AG News (7,600). A seed is that of batches, variants and dropout; the teacher is the
@@ -25,12 +27,14 @@ from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple
 
 import numpy as np
+import torch
 import yaml
 
 from bench.variants import seeded
 from examples import real
 from examples.real import PROJECT, laid_over
-from winnow.compress import bundle, control, distill, integer, ledger, prune, quantize, runtimes
+from winnow.compress import bundle, control, distill, evaluate, export, integer, ledger, prune, quantize, runtimes
+from winnow.compress.engine.classifier import EngineClassifier
 from winnow.data import ingest, stage, store
 from winnow.data.batches import stack
 from winnow.data.intervals import paired_difference
@@ -262,6 +266,23 @@ def taught(field: Field) -> np.ndarray:
     return np.array(json.loads(told.read_text()), bool)
 
 
+def timed(field: Field, arms: list[str], seed: int, rounds: int) -> dict[str, dict[str, float]]:
+    """Time the teacher and each arm's int8 model, in turns: see `winnow.compress.evaluate.latency`."""
+    samples, _ = test(field)
+    teacher = models.load_classifier(field.out / "finetune")
+    runners: dict[str, runtimes.Runtime] = {"teacher, PyTorch": runtimes.TorchRuntime(teacher)}
+    with TemporaryDirectory() as scratch:
+        path = Path(scratch) / "teacher.onnx"
+        export.to_onnx(teacher, samples, path)
+        runners["teacher, ONNX Runtime"] = runtimes.OnnxRuntime(path, 1)
+    for arm in arms:
+        out = field.folder / "runs" / f"{arm} {seed}" / "out" / field.modality
+        int8 = out / ("control" if (out / "control").exists() else "quantize")
+        runners[f"{arm}, ONNX Runtime"] = runtimes.OnnxRuntime(int8 / "model.onnx", 1)
+        runners[f"{arm}, engine"] = EngineClassifier(integer.load(int8), 1)
+    return evaluate.latency(runners, samples, 5, rounds)
+
+
 def main() -> None:
     """Teach, compress and print what the command line asks for."""
     parser = argparse.ArgumentParser(
@@ -275,7 +296,9 @@ def main() -> None:
     parser.add_argument("--arms", nargs="+", help="of bench/compress.yaml; all of them if left out")
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
     parser.add_argument("--teachers", action="store_true", help="teach, and stop there")
+    parser.add_argument("--time", type=int, metavar="ROUNDS", help="also time the models of the first seed")
     asked = parser.parse_args()
+    torch.set_num_threads(1)
     for name in asked.sets:
         every = laid_over(changes()["arms"], changes()[name].get("arms", {}))
         arms = asked.arms or list(every)
@@ -296,6 +319,12 @@ def main() -> None:
         print(f"| | accuracy, % | lost, points | under one | {' | '.join(RATIOS)} | kB |".replace("_", " "))
         print(f"|{'---|' * (5 + len(RATIOS))}")
         print("\n".join(rows), flush=True)
+        if asked.time:
+            found = timed(places[0][1], arms, asked.seeds[0], asked.time)
+            print("\n| ms a sample | batch 1 | batch 32 |\n|---|---|---|")
+            for title, times in found.items():
+                one, many = (times[f"batch_{size}_median_ms"] for size in evaluate.BATCH_SIZES)
+                print(f"| {title} | {one:.3f} | {many:.3f} |", flush=True)
 
 
 def row(arm: str, teacher: np.ndarray, seeds: list[list[Found]]) -> str:
