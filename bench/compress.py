@@ -33,7 +33,18 @@ import yaml
 from bench.variants import seeded
 from examples import real
 from examples.real import PROJECT, laid_over
-from winnow.compress import bundle, control, distill, evaluate, export, integer, ledger, prune, quantize, runtimes
+from winnow.compress import (
+    bundle,
+    control,
+    distill,
+    evaluate,
+    export,
+    integer,
+    ledger,
+    prune,
+    quantize,
+    runtimes,
+)
 from winnow.compress.engine.classifier import EngineClassifier
 from winnow.data import ingest, stage, store
 from winnow.data.batches import stack
