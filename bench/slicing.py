@@ -12,7 +12,6 @@ all alike; medians of `time.process_time`. The engine is left out where it canno
 import argparse
 import tempfile
 import time
-from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
@@ -20,13 +19,13 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from bench.engine import in_turns
+from bench.engine import Run, in_turns
 from winnow.compress import export, integer, slicing
 from winnow.compress.depth import shallower
 from winnow.compress.engine import library
 from winnow.compress.engine.classifier import EngineClassifier
 from winnow.compress.fakequant import fake_quantize
-from winnow.compress.runtimes import OnnxRuntime, TorchRuntime
+from winnow.compress.runtimes import OnnxRuntime, Runtime, TorchRuntime
 from winnow.compress.slicing import Slicing
 from winnow.data.text import Text
 from winnow.ssl.model import Classifier
@@ -88,24 +87,31 @@ def smaller(size: Size, variant: str) -> Classifier:
     return model
 
 
-def runtimes(size: Size, variant: str, x: Tensor, folder: Path) -> dict[str, Callable[[], object]]:
+def runtimes(size: Size, variant: str, folder: Path) -> dict[str, Runtime]:
     """Give what runs a variant, by name."""
-    model, samples = smaller(size, variant), x[:2] if len(x) > 1 else x.repeat(2, 1)
-    path = folder / "model.onnx"
+    samples, path = drawn(size, 2), folder / "model.onnx"
+    model, quantized = smaller(size, variant), smaller(size, variant)
     export.to_onnx(model, samples, path)
-    found = {"PyTorch fp32": TorchRuntime(model), "ONNX Runtime fp32": OnnxRuntime(path, 1)}
-    quantized = smaller(size, variant)
+    found: dict[str, Runtime] = {
+        "PyTorch fp32": TorchRuntime(model),
+        "ONNX Runtime fp32": OnnxRuntime(path, 1),
+    }
     fake_quantize(quantized)
     with torch.no_grad():
         quantized.train()(samples)
-    integers = integer.to_integers(quantized.eval())
+    integers = integer.to_integers(quantized)
     export.to_onnx(integers, samples, path)
-    found |= {"ONNX Runtime int8": OnnxRuntime(path, 1)}
+    found["ONNX Runtime int8"] = OnnxRuntime(path, 1)
     try:
-        found |= {"engine int8": EngineClassifier(integers, 1)}
+        found["engine int8"] = EngineClassifier(integers, 1)
     except library.Unavailable as missing:
         print(f"the engine is not measured: {missing}")
-    return {name: partial(runtime, x) for name, runtime in found.items()}
+    return found
+
+
+def drawn(size: Size, batch: int) -> Tensor:
+    """Draw texts."""
+    return torch.randint(1, VOCABULARY, (batch, size.tokens), generator=torch.Generator().manual_seed(0))
 
 
 def main() -> None:
@@ -120,14 +126,15 @@ def main() -> None:
     torch.set_num_threads(1)
     size = SIZES[given.size]
     print(f"\n{size.layers} layers of {size.dim}, {size.heads} heads, {size.tokens} tokens, one thread\n")
+    with tempfile.TemporaryDirectory() as folder:
+        contenders = {
+            f"{variant} | {name}": runtime
+            for variant in VARIANTS
+            for name, runtime in runtimes(size, variant, Path(folder)).items()
+        }
     for batch in given.batch:
-        x = torch.randint(1, VOCABULARY, (batch, size.tokens), generator=torch.Generator().manual_seed(0))
-        with tempfile.TemporaryDirectory() as folder:
-            runs = {
-                f"{variant} | {name}": run
-                for variant in VARIANTS
-                for name, run in runtimes(size, variant, x, Path(folder)).items()
-            }
+        x = drawn(size, batch)
+        runs: dict[str, Run] = {name: partial(runtime, x) for name, runtime in contenders.items()}
         found_s = in_turns(runs, given.rounds, time.process_time)
         names = list(dict.fromkeys(run.split(" | ")[1] for run in runs))
         print(f"| batch {batch}: ms (times as fast) | " + " | ".join(names) + " |")
@@ -136,7 +143,7 @@ def main() -> None:
             taken = [(found_s[f"{variant} | {name}"], found_s[f"whole | {name}"]) for name in names]
             cells = [f"{1000 * own:.2f} ({first / own:.2f})" for own, first in taken]
             print(f"| {variant} | " + " | ".join(cells) + " |")
-        print()
+        print(flush=True)
 
 
 if __name__ == "__main__":

@@ -128,7 +128,7 @@ def batches(number: int, size: int) -> list[Batch]:
 
 def test_importance_is_the_mean_size_of_the_slope_of_each_samples_loss() -> None:
     """By finite differences: the loss of one sample with the weights that read a part made larger."""
-    model = perturbed(FOUR).double()
+    model = perturbed(FOUR).double().requires_grad_(False)
     found = slicing.taylor(model.encoder, costs(model), in_double(batches(3, 2)))
     for number, layer in enumerate(model.encoder.layers):
         readers = (
@@ -249,7 +249,7 @@ def test_sliced_keeps_what_choose_says() -> None:
 
 
 def test_a_sliced_network_is_taught_pruned_and_quantized_and_says_the_same_everywhere(tmp_path: Path) -> None:
-    teacher, x = perturbed(SHAPES["alibi"]), tiny.samples(32).x
+    teacher, x = perturbed(SHAPES["pre"]), tiny.samples(32).x
     student = copy.deepcopy(teacher)
     importance = slicing.taylor(student.encoder, costs(student), batches(16, 16))
     student.encoder = slicing.sliced(student.encoder, importance, by("global", 4), heads=0.4, channels=0.5)
