@@ -160,7 +160,7 @@ def _best(scores: list[Tensor], share: float, scope: str, multiple: int) -> list
     if scope == "layer" and len(scores) > 1:
         return [kept for score in scores for kept in _best([score], share, scope, multiple)]
     # Units of so many, best first: whichever number of a layer's units is kept, they are its best.
-    units = [torch.argsort(score, descending=True, stable=True).split(multiple) for score in scores]
+    units = [torch.argsort(score.cpu(), descending=True, stable=True).split(multiple) for score in scores]
     number = max(len(scores), round(share * sum(map(len, units))))
     rest = [
         (float(score[unit].sum()), layer)
