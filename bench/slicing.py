@@ -2,7 +2,7 @@
 
 `python -m bench.slicing [--size small] [--variants NAME …] [--batch 1 32] [--rounds 15]`
     an encoder of the pipeline's size (`small`), or two layers of DistilBERT's (`large`), with random weights:
-    whole, with half the heads and half the channels, with half the layers, and with half of all three; time of
+    whole, with half the heads and half the channels, with half the layers, with half of all three; time of
     the processor, and how many times as fast as the first one in the same runtime
 
 All of a table runs in this process, on one thread and in turns, so that what else the machine does falls on
