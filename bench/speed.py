@@ -33,9 +33,9 @@ from winnow.ssl.ema import Ema
 from winnow.ssl.masking import Blocks, Masking, Rectangles, Spans
 from winnow.ssl.predictors import DecoderShape, HeadShape
 from winnow.ssl.published.reading import from_huggingface
+from winnow.ssl.shape import Shape
 from winnow.ssl.targets import Target
 from winnow.ssl.train import Optimization, optimizers
-from winnow.ssl.trunk import Shape
 
 SIZE = {"hidden_size": 96, "num_hidden_layers": 4, "num_attention_heads": 4, "intermediate_size": 384}
 BATCH = 32

@@ -142,7 +142,13 @@ def _require_plausible(config: Mapping[str, Any], tensors: Mapping[str, np.ndarr
         if isinstance(value, int | float) and not abs(value) <= _MOST_NUMBER:
             raise ValueError(f"{key} is {value}, beyond {_MOST_NUMBER}")
     shape, there = config["shape"], sum(array.nbytes for array in tensors.values())
-    layer = shape["dim"] * (4 + 2 * shape["mlp_ratio"]) * shape["dim"]
-    needed = shape["layers"] * layer + shape["dim"] * len(config["classes"])
+    dim = shape["dim"]
+    weights = shape["layers"] * dim * (4 + 2 * shape["mlp_ratio"]) * dim
+    if "slices" in shape:
+        weights = sum(
+            dim * (4 * dim * len(size["heads"]) / shape["heads"] + 2 * size["channels"])
+            for size in shape["slices"]
+        )
+    needed = weights + dim * len(config["classes"])
     if not 0 < needed <= _MOST_TIMES * there:
         raise ValueError(f"{needed:.0f} weights are told of, and {there} bytes are there")

@@ -83,6 +83,19 @@ class Samples(lightning.LightningDataModule):
             self._decoded[split] = stack(self.modality, self._ingest, self._table(split), self.classes)
         return self._decoded[split]
 
+    def drawn(self, split: str, number: int) -> Batch:
+        """Decode some labelled samples of a split, at most so many; the seed alone says which.
+
+        Raises:
+            ValueError: if none has a label.
+        """
+        table = self._table(split)
+        table = table[table["label"].notna()]
+        if table.empty:
+            raise ValueError(f"{self._labels}: no labelled sample in the {split} split")
+        some = table.sample(min(number, len(table)), random_state=self._seed)
+        return stack(self.modality, self._ingest, some, self.classes)
+
     def batches(self, split: str, size: int) -> Iterator[Batch]:
         """Give the samples of a split in order, so many at a time."""
         number, take = self._source(split)

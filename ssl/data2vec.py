@@ -29,10 +29,11 @@ from winnow.ssl.instances import Instances, InstanceShape
 from winnow.ssl.masking import Masking
 from winnow.ssl.method import Method
 from winnow.ssl.predictors import Decoder, DecoderShape, Head, HeadShape
+from winnow.ssl.shape import Shape
 from winnow.ssl.targets import Target
 from winnow.ssl.tokens import gather_tokens, pool
 from winnow.ssl.train import Optimization
-from winnow.ssl.trunk import Encoded, Encoder, Shape
+from winnow.ssl.trunk import Encoded, Encoder
 from winnow.ssl.vit import TimmShape
 
 SHAREABLE = ("frontend", "positions", "position_norm", "convolutions", "extra", "norm", "relative")

@@ -28,9 +28,9 @@ from winnow.ssl.masking import Masking
 from winnow.ssl.method import Method
 from winnow.ssl.monitor import CollapseMonitor
 from winnow.ssl.predictors import DecoderShape, HeadShape
+from winnow.ssl.shape import Shape
 from winnow.ssl.targets import Target
 from winnow.ssl.train import Optimization
-from winnow.ssl.trunk import Shape
 
 # What all modalities have to agree about, of their settings.
 ALIKE = {

@@ -15,7 +15,8 @@ from winnow.data import store
 from winnow.data.modality import Modality
 from winnow.ssl.heads import Recognizer, Regressor, Tagger
 from winnow.ssl.positions import ConvolutionShape
-from winnow.ssl.trunk import Encoder, Shape
+from winnow.ssl.shape import LayerSize, Shape, SlicedShape
+from winnow.ssl.trunk import Encoder
 from winnow.ssl.vit import TimmShape
 
 
@@ -109,7 +110,11 @@ def _shape(section: dict[str, Any]) -> Shape | TimmShape:
         return TimmShape(blocks=None if blocks is None else tuple(blocks), **section)
     biases, convolutions = section.pop("biases"), section.pop("convolutions")
     around = None if convolutions is None else ConvolutionShape(**convolutions)
-    return Shape(biases=tuple(biases), convolutions=around, **section)
+    plain: dict[str, Any] = {"biases": tuple(biases), "convolutions": around, **section}
+    if "slices" not in plain:
+        return Shape(**plain)
+    slices = tuple(LayerSize(heads=tuple(s["heads"]), channels=s["channels"]) for s in plain.pop("slices"))
+    return SlicedShape(slices=slices, **plain)
 
 
 def load_encoder(directory: Path) -> Encoder:

@@ -12,8 +12,8 @@ Shapes: `token` counts the whole grid, `seen` the tokens that are run through th
 """
 
 import math
-from dataclasses import dataclass, replace
-from typing import Literal, NamedTuple
+from dataclasses import replace
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Bool, Float, Int, Shaped
@@ -22,62 +22,11 @@ from torch.nn import functional
 
 from winnow.data.modality import Modality, Tokens
 from winnow.ssl import vit
-from winnow.ssl.positions import Alibi, Convolutions, ConvolutionShape, RelativeTable, sincos_positions
+from winnow.ssl.positions import Alibi, Convolutions, RelativeTable, sincos_positions
+from winnow.ssl.shape import Shape
 from winnow.ssl.tokens import pool
 
 PROJECTIONS = ("query", "key", "value")
-
-
-@dataclass(frozen=True, kw_only=True)
-class Shape:
-    """The size of a trunk, and its switches.
-
-    Attributes:
-        dim: width of a token; divisible by `heads`, and for `sincos` by 2 * axes of the grid.
-        layers: Transformer layers.
-        heads: attention heads of each.
-        mlp_ratio: hidden width of the feed-forward part, in multiples of `dim`.
-        norm: where a layer normalises: `post`, behind each residual sum, or `pre`, in front of each part.
-        norm_eps: that norms add to the variance.
-        position_norm: normalise tokens as soon as positions are added (data2vec 2.0, text).
-        output_norm: once more at the end: each `token`, the `pooled` one, or `none`.
-        layer_scale: start of the factors on each layer's two outputs; null: there are none.
-        biases: which of the projections query, key and value have one.
-        positions: that are added to tokens: `sincos`, `learned` or `none`.
-        convolutions: that add what is around a token to it; null: there are none.
-        attention_bias: by the offset of two tokens: a `shared_table`, one in each layer (`layer_table`),
-            `alibi`, or `none`.
-        extra_tokens: learned ones in front of the grid.
-        input_dropout: probability, on what the layers read.
-        dropout: the same on each layer's two outputs.
-        attention_dropout: the same on attention; above 0 it is slow, as no fused kernel of a CPU has it.
-        drop_path: probability that a sample skips a part of the last layer; rises to it from 0.
-        drop_layer: probability that a batch skips a layer.
-    """
-
-    dim: int
-    layers: int
-    heads: int
-    mlp_ratio: float
-    norm: Literal["post", "pre"]
-    norm_eps: float
-    position_norm: bool
-    output_norm: Literal["token", "pooled", "none"]
-    layer_scale: float | None
-    biases: tuple[str, ...]
-    positions: Literal["sincos", "learned", "none"]
-    convolutions: ConvolutionShape | None
-    attention_bias: Literal["shared_table", "layer_table", "alibi", "none"]
-    extra_tokens: int
-    input_dropout: float
-    dropout: float
-    attention_dropout: float
-    drop_path: float
-    drop_layer: float
-
-    def keeping(self, layers: list[int]) -> "Shape":
-        """Give the shape of a trunk with these layers only."""
-        return replace(self, layers=len(layers))
 
 
 class Encoded(NamedTuple):
@@ -99,21 +48,31 @@ class Encoded(NamedTuple):
 
 
 class Attention(nn.Module):
-    """Multi-head self-attention of four plain Linears, which pruning and quantization can reach."""
+    """Multi-head self-attention of four plain Linears, which pruning and quantization can reach.
 
-    def __init__(self, shape: Shape) -> None:
+    Args:
+        shape: of the trunk.
+        layer: whose heads it has.
+    """
+
+    def __init__(self, shape: Shape, layer: int = 0) -> None:
         super().__init__()
-        self.heads, self.dropout = shape.heads, shape.attention_dropout
+        self.kept = list(shape.sizes[layer].heads)
+        self.heads, self.dropout = len(self.kept), shape.attention_dropout
+        width = self.heads * (shape.dim // shape.heads)
         self.query, self.key, self.value = (
-            nn.Linear(shape.dim, shape.dim, bias=name in shape.biases) for name in PROJECTIONS
+            nn.Linear(shape.dim, width, bias=name in shape.biases) for name in PROJECTIONS
         )
-        self.out = nn.Linear(shape.dim, shape.dim)
+        self.out = nn.Linear(width, shape.dim)
 
     def forward(
         self,
         x: Float[Tensor, "batch seen dim"],
         allowed: Shaped[Tensor, "one_or_batch one_or_head one_or_seen seen"] | None = None,
     ) -> Float[Tensor, "batch seen dim"]:
+        # Biases come for all heads that any layer has, as layers share them.
+        if allowed is not None and allowed.shape[1] > self.heads:
+            allowed = allowed[:, self.kept]
         q, k, v = (
             project(x).unflatten(-1, (self.heads, -1)).transpose(1, 2)  # [B, H, N, D/H]
             for project in (self.query, self.key, self.value)
@@ -132,13 +91,19 @@ def _attend(q: Tensor, k: Tensor, v: Tensor, allowed: Tensor | None, dropout: fl
 
 
 class Layer(nn.Module):
-    """A Transformer layer: attention and a feed-forward part, each beside a residual."""
+    """A Transformer layer: attention and a feed-forward part, each beside a residual.
 
-    def __init__(self, shape: Shape, drop_path: float) -> None:
+    Args:
+        shape: of the trunk.
+        drop_path: probability that a sample skips a part.
+        layer: its number in the trunk.
+    """
+
+    def __init__(self, shape: Shape, drop_path: float, layer: int = 0) -> None:
         super().__init__()
-        width = int(shape.dim * shape.mlp_ratio)
+        width = shape.sizes[layer].channels
         self.post = shape.norm == "post"
-        self.attention = Attention(shape)
+        self.attention = Attention(shape, layer)
         self.norm1 = nn.LayerNorm(shape.dim, eps=shape.norm_eps)
         self.fc1 = nn.Linear(shape.dim, width)
         self.fc2 = nn.Linear(width, shape.dim)
@@ -219,7 +184,7 @@ class Encoder(nn.Module):
         self.output_norm = nn.LayerNorm(dim, eps=shape.norm_eps) if shape.output_norm != "none" else None
         self.dropout = nn.Dropout(shape.input_dropout)
         paths = torch.linspace(0, shape.drop_path, shape.layers).tolist()
-        self.layers = nn.ModuleList(Layer(shape, path) for path in paths)
+        self.layers = nn.ModuleList(Layer(shape, path, layer) for layer, path in enumerate(paths))
         if shape.positions == "sincos":
             self.register_buffer("positions", sincos_positions(grid, dim), persistent=False)
         else:

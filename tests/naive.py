@@ -57,8 +57,8 @@ def attend(encoder: Encoder, number: int, x: Rows) -> Rows:
     attention: Any = encoder.layers[number].attention
     width = encoder.shape.dim // encoder.shape.heads
     mixed = {at: [] for at in x}
-    for head in range(encoder.shape.heads):
-        part = slice(head * width, (head + 1) * width)
+    for nth, head in enumerate(encoder.shape.sizes[number].heads):
+        part = slice(nth * width, (nth + 1) * width)
         for at, row in x.items():
             query = attention.query(row)[part]
             score = torch.stack(

@@ -27,7 +27,8 @@ from winnow.ssl.classification import (
     predict,
     solve_head,
 )
-from winnow.ssl.trunk import Encoder, Shape
+from winnow.ssl.shape import Shape
+from winnow.ssl.trunk import Encoder
 
 # Lightning's own use of torch; the stages hide it from their users in the same way.
 pytestmark = pytest.mark.filterwarnings("ignore:.*LeafSpec:FutureWarning")

@@ -51,6 +51,25 @@ def test_a_split_is_its_samples_in_the_order_of_the_manifest(modality: Modality,
         assert [classes[i] for i in read.label.tolist()] == list(part["label"])
 
 
+def test_what_is_drawn_of_a_split_is_labelled_and_the_same_each_time(
+    modality: Modality, ingested: Path, tmp_path: Path
+) -> None:
+    manifest = store.read_table(ingested / "manifest.parquet")
+    train = manifest[manifest["split"] == "train"]
+    unlabelled = {id_: None for id_ in train["id"][5:]}
+    labels = runs.decide(ingested, tmp_path / "labels", **unlabelled)
+    data = samples(modality, ingested, labels, labelled=False)
+    some = data.drawn("train", 3)
+    assert torch.equal(some.x, samples(modality, ingested, labels, labelled=False).drawn("train", 3).x)
+    assert len(some.x) == 3 and UNLABELLED not in some.label.tolist()
+    classes = read_classes(ingested)
+    every = [classes[label] for label in data.drawn("train", 99).label.tolist()]
+    assert sorted(every) == sorted(train["label"][:5])
+    with pytest.raises(ValueError, match="no labelled sample in the train split"):
+        none = runs.decide(ingested, tmp_path / "none", **{id_: None for id_ in train["id"]})
+        samples(modality, ingested, none, labelled=False).drawn("train", 3)
+
+
 def test_drops_and_new_labels_are_followed(modality: Modality, ingested: Path, tmp_path: Path) -> None:
     manifest = store.read_table(ingested / "manifest.parquet")
     train = manifest[manifest["split"] == "train"]

@@ -6,15 +6,27 @@ import pandas as pd
 import pytest
 import tiny_trunk
 import torch
+from runs import command_line
 from tiny_trunk import SHAPE
 
 from winnow.compress import distill
+from winnow.compress.distill import Distilled
 from winnow.data import store
 from winnow.data.modality import Modality
 from winnow.data.store import read_classes
 from winnow.ssl import model as models
 from winnow.ssl.model import Classifier
 from winnow.ssl.trunk import Encoder
+
+SLICING = {"score": "taylor", "samples": 20, "scope": "layer", "multiple": 8}
+MODEL: dict[str, Any] = {
+    "layers": [1],
+    "heads": 1.0,
+    "channels": 1.0,
+    "slicing": SLICING,
+    "distillation": {"weight": 0.5, "temperature": 2.0, "label_smoothing": 0.1},
+    "optimization": tiny_trunk.section(tiny_trunk.OPTIMIZATION),
+}
 
 
 def run(modality: Modality, ingest: Path, root: Path, **changed: Any) -> Path:
@@ -25,11 +37,7 @@ def run(modality: Modality, ingest: Path, root: Path, **changed: Any) -> Path:
     torch.manual_seed(0)
     models.save(Classifier(Encoder(modality, SHAPE), classes), teacher)
     settings: dict[str, Any] = {
-        "model": {
-            "layers": [1],
-            "distillation": {"weight": 0.5, "temperature": 2.0, "label_smoothing": 0.1},
-            "optimization": tiny_trunk.section(tiny_trunk.OPTIMIZATION),
-        },
+        "model": MODEL,
         "data": {"batch_size": 16, "streaming": None, "variants": {"number": 1, "strength": 1.0}, "seed": 0},
         "trainer": {
             "max_steps": 4,
@@ -70,3 +78,23 @@ def test_gives_a_smaller_model_of_the_same_form(
     history = pd.read_csv(out / "history.csv", index_col="step")
     assert list(history.index) == [2, 4]
     assert np.isfinite(history[["loss", "val/loss", "val/accuracy"]].to_numpy()).all()
+
+
+@pytest.mark.parametrize("score", ["taylor", "magnitude"])
+def test_half_of_the_heads_and_channels_are_cut_away_before_the_lesson(
+    modality: Modality, ingested: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, score: str
+) -> None:
+    monkeypatch.setattr("sys.argv", ["distill"])
+    shares = {"heads": 0.5, "channels": 0.5, "slicing": {**SLICING, "score": score}}
+    out = run(modality, ingested, tmp_path, model={**MODEL, **shares})
+    student = models.load_classifier(out)
+    (size,) = student.encoder.shape.sizes
+    assert (len(size.heads), size.channels) == (1, 16)
+    assert student.encoder.layers[0].fc1.weight.shape == (16, 16)
+    # What a run of Lightning's own makes of the config is that network, too.
+    logs = tmp_path / "logs"
+    given = ["--config", logs / "config.yaml", "--ckpt_path", logs / "checkpoints/last.ckpt"]
+    command_line(monkeypatch, distill, Distilled, "validate", *given)
+    wanted = pd.read_csv(out / "history.csv")["val/accuracy"].iloc[-1]
+    scored = pd.read_csv(logs / "validate" / "metrics.csv")["val/accuracy"].iloc[-1]
+    assert scored == pytest.approx(wanted, abs=1e-5)

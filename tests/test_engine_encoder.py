@@ -21,6 +21,7 @@ from winnow.data.text import Text
 from winnow.data.vision import Vision
 from winnow.ssl.model import Classifier
 from winnow.ssl.positions import ConvolutionShape
+from winnow.ssl.shape import LayerSize
 from winnow.ssl.trunk import Encoder
 from winnow.ssl.vit import TimmShape
 
@@ -28,6 +29,7 @@ require_compiler()
 SETS = running.instructions()
 each_set = pytest.mark.parametrize("instructions", SETS)
 PRE = replace(SHAPE, norm="pre", layer_scale=0.5, biases=("query", "value"), output_norm="pooled")
+SLICES = [LayerSize(heads=(1, 3), channels=10), LayerSize(heads=(2,), channels=24)]
 SHAPES = {
     "post": SHAPE,
     "pre": PRE,
@@ -35,6 +37,9 @@ SHAPES = {
     "a table for each layer": replace(SHAPE, attention_bias="layer_table", output_norm="token"),
     "alibi": replace(SHAPE, attention_bias="alibi", extra_tokens=2, position_norm=True),
     "convolutions": replace(SHAPE, convolutions=ConvolutionShape(layers=2, kernel=3, groups=4)),
+    "sliced": replace(PRE, heads=4).cut(SLICES),
+    "sliced, alibi": replace(SHAPE, heads=4, attention_bias="alibi", extra_tokens=1).cut(SLICES),
+    "sliced, a table for each layer": replace(SHAPE, heads=4, attention_bias="layer_table").cut(SLICES),
 }
 
 

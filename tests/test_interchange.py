@@ -36,7 +36,8 @@ from winnow.ssl.positions import ConvolutionShape
 from winnow.ssl.published.fairseq import from_fairseq
 from winnow.ssl.published.reading import from_huggingface
 from winnow.ssl.published.writing import to_huggingface
-from winnow.ssl.trunk import Encoder, Shape
+from winnow.ssl.shape import Shape
+from winnow.ssl.trunk import Encoder
 
 SIZE: dict[str, Any] = {
     "hidden_size": 24,

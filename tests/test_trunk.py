@@ -12,8 +12,9 @@ from torch.nn import functional
 
 from winnow.data.modality import Modality, Tokens
 from winnow.ssl.positions import ConvolutionShape, alibi_slopes, sincos_positions
+from winnow.ssl.shape import LayerSize, Shape
 from winnow.ssl.tokens import gather_tokens
-from winnow.ssl.trunk import Attention, Encoder, Layer, Shape, set_dropout
+from winnow.ssl.trunk import Attention, Encoder, Layer, set_dropout
 
 # --- attention and layers -----------------------------------------------------------------------
 
@@ -215,7 +216,19 @@ def perturbed(shape: Shape) -> Encoder:
 @pytest.mark.parametrize("name", SWITCHES)
 @pytest.mark.parametrize("some", [False, True])
 def test_every_switch_does_what_its_formula_says(name: str, some: bool) -> None:
-    network, x = perturbed(replace(SHAPE, **SWITCHES[name])), torch.rand(2, 1, 16, 16)
+    assert_as_naive(perturbed(replace(SHAPE, **SWITCHES[name])), some)
+
+
+@pytest.mark.parametrize("name", ["plain", "pre-norm", "shared table", "a table in each layer", "alibi"])
+@pytest.mark.parametrize("some", [False, True])
+def test_layers_with_fewer_heads_and_channels_do_too(name: str, some: bool) -> None:
+    shape = replace(SHAPE, **{"heads": 4, **SWITCHES[name]})
+    slices = [LayerSize(heads=(0, 2, 3), channels=5), LayerSize(heads=(1,), channels=32)]
+    assert_as_naive(perturbed(shape.cut(slices)), some)
+
+
+def assert_as_naive(network: Encoder, some: bool) -> None:
+    x = torch.rand(2, 1, 16, 16)
     tokens = network.frontend(x)
     known = torch.rand(2, 16) < (0.5 if some else 2)
     known[:, 0] = True

@@ -19,7 +19,8 @@ from winnow.data.vision import Vision
 from winnow.ssl.checkpoint import PlainCheckpoint
 from winnow.ssl.classification import Classification
 from winnow.ssl.model import Classifier
-from winnow.ssl.trunk import Encoder, Shape
+from winnow.ssl.shape import Shape
+from winnow.ssl.trunk import Encoder
 
 CLASSES = ["left", "right", "top"]
 OPTIMIZATION = replace(tiny_trunk.OPTIMIZATION, lr=5e-3, hold=0.5, weight_decay=0.1, betas=(0.9, 0.99))

@@ -10,8 +10,9 @@ from torch import Tensor
 from winnow.data import store
 from winnow.data.modality import Modality
 from winnow.data.vision import Vision
+from winnow.ssl.shape import Shape
 from winnow.ssl.train import Optimization
-from winnow.ssl.trunk import Encoder, Shape
+from winnow.ssl.trunk import Encoder
 
 SHAPE = Shape(
     dim=16,

@@ -148,13 +148,22 @@ def read(encoder: Encoder, head: nn.Module | None, given: plan.Input | None = No
         pre_norm=shape.norm == "pre",
         eps=shape.norm_eps,
         layers=[_layer(layer) for layer in encoder.layers],
-        biases=[relative(None)[0].numpy() for relative in encoder.relative],
+        biases=_biases(encoder, shape),
         first=None if encoder.norm is None else _norm(encoder.norm),
         last=last,
         last_is_pooled=shape.output_norm == "pooled",
         head=None if head is None else _matrix(head, None),
         input=given,
     )
+
+
+def _biases(encoder: Encoder, shape: trunk.Shape) -> list[np.ndarray]:
+    """Give attention's biases: one for all layers if they have the same heads, else one for each."""
+    whole = [relative(None)[0].numpy() for relative in encoder.relative]
+    kept = [list(size.heads) for size in shape.sizes]
+    if not whole or all(len(heads) == shape.heads for heads in kept):
+        return whole
+    return [whole[number % len(whole)][heads] for number, heads in enumerate(kept)]
 
 
 def _layer(layer: nn.Module) -> plan.Layer:

@@ -10,7 +10,9 @@ const char *winnow_model::reserve() {
   // An odd number of units: rows that lie a power of two apart would share few sets of the cache.
   stride_ = (filled + TILE) / UNIT % 2 ? filled + TILE : filled + TILE + UNIT;
   const uint64_t rows = stride_ * dim, batch = (batch_ + UNIT - 1) / UNIT * UNIT;
-  const uint64_t columns = std::max(plan.hidden, plan.project.columns), inputs = plan.input == TOKENS ? 0 : filled;
+  const uint64_t inputs = plan.input == TOKENS ? 0 : filled;
+  uint64_t columns = plan.project.columns;  // at most that a matrix reads of a token
+  for (const Layer &layer : plan.layer) columns = std::max<uint64_t>(columns, layer.fc2.columns);
   const bool done = known_.reserve(batch_ * tokens_) && made_.reserve(inputs * dim * sizeof(float) + SLACK) &&
                     stream_.reserve(filled * dim * sizeof(float) + SLACK) && levels_.reserve(filled * dim + SLACK) &&
                     wide_.reserve(filled * columns + SLACK) && query_.reserve(rows * each + SLACK) &&
@@ -60,13 +62,13 @@ void winnow_model::multiply(const Weights &weights, const uint8_t *levels, Kind 
 }
 
 void winnow_model::attend(const Layer &layer, size_t number) {
-  const size_t width = plan.dim / plan.heads, chunks = (tokens_ + TILE - 1) / TILE;
+  const size_t width = plan.width(), chunks = (tokens_ + TILE - 1) / TILE;
   const size_t each_bytes = plan.integer ? 1 : sizeof(float), scratch = attention_scratch(static_cast<int>(tokens_));
   const float *bias = plan.bias.empty() ? nullptr : plan.bias[std::min(number, plan.bias.size() - 1)].data();
   const float scores = 1.0f / std::sqrt(static_cast<float>(width));
-  each(batch_ * plan.heads * chunks, [&](int item, int worker) {
-    const size_t chunk = static_cast<size_t>(item) % chunks, head = static_cast<size_t>(item) / chunks % plan.heads;
-    const size_t sample = static_cast<size_t>(item) / chunks / plan.heads, token = sample * tokens_;
+  each(batch_ * layer.heads * chunks, [&](int item, int worker) {
+    const size_t chunk = static_cast<size_t>(item) % chunks, head = static_cast<size_t>(item) / chunks % layer.heads;
+    const size_t sample = static_cast<size_t>(item) / chunks / layer.heads, token = sample * tokens_;
     const size_t row = head * width * stride_, at = (row + token * 4) * each_bytes;
     Attention a{};
     if (plan.integer) {
@@ -97,8 +99,8 @@ void winnow_model::attend(const Layer &layer, size_t number) {
   each(tiles_.size(), [&](int item, int) {  // rows of all tokens become tiles
     const Tile tile = tiles_[static_cast<size_t>(item)];
     const size_t bytes = static_cast<size_t>(tile.units) * UNIT * 4;
-    uint8_t *out = levels_.as<uint8_t>() + tile.token * plan.dim;
-    for (size_t c = 0; c < plan.dim; c += 4, out += bytes)
+    uint8_t *out = levels_.as<uint8_t>() + tile.token * layer.out.columns;
+    for (size_t c = 0; c < layer.out.columns; c += 4, out += bytes)
       memcpy(out, mixed_.as<uint8_t>() + c * stride_ + tile.token * 4, bytes);
   });
 }

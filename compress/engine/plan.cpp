@@ -81,11 +81,10 @@ Plan Reader::plan() {
   Plan p{};
   uint32_t magic = 0;
   take(&magic, 4);
-  require(magic == 0x31504e57, "it is no plan");
+  require(magic == 0x32504e57, "it is no plan");
   const char *why = "a size is out of bounds";
   p.dim = number(4, MOST, why);
   p.heads = number(1, MOST, why);
-  p.hidden = number(4, MOST, why);
   p.layers = number(1, 4096, why);
   p.tokens = number(1, MOST, why);
   p.extra = number(0, p.tokens - 1, why);
@@ -103,33 +102,26 @@ Plan Reader::plan() {
   require(p.biases <= 1 || p.biases == p.layers, "there is a bias for none, for all or for each of the layers");
   require(p.eps >= 0, "eps is negative");
   input(p);
-  const uint64_t heads = p.heads, tokens = p.tokens, stride = p.bias_stride();
-  for (uint32_t i = 0; i < p.biases && !failed(); i++) {
-    std::vector<float> given;
-    reals(given, heads * tokens * tokens);
-    if (failed()) break;
-    std::vector<float> turned(heads * tokens * stride);
-    for (uint64_t h = 0; h < heads; h++)
-      for (uint64_t q = 0; q < tokens; q++)
-        for (uint64_t k = 0; k < tokens; k++)
-          turned[(h * tokens + k) * stride + q] = given[(h * tokens + q) * tokens + k];
-    p.bias.push_back(std::move(turned));
-  }
   if (p.input_norm) p.first = norm(p.dim);
+  const char *wrong = "a matrix of a layer has another size than the model";
   for (uint32_t i = 0; i < p.layers && !failed(); i++) {
     Layer layer;
     const auto sized = [&](uint32_t rows, uint32_t columns) {
       Weights w = weights();
-      require(w.rows == rows && w.columns == columns, "a matrix of a layer has another size than the model");
+      require(w.rows == rows && w.columns == columns, wrong);
       return w;
     };
-    layer.query = sized(p.dim, p.dim);
-    layer.key = sized(p.dim, p.dim);
-    layer.value = sized(p.dim, p.dim);
-    layer.out = sized(p.dim, p.dim);
+    layer.query = weights();
+    const uint32_t rows = layer.query.rows;
+    require(layer.query.columns == p.dim && rows <= p.dim && rows % p.width() == 0, wrong);
+    layer.heads = rows / p.width();
+    layer.key = sized(rows, p.dim);
+    layer.value = sized(rows, p.dim);
+    layer.out = sized(p.dim, rows);
     layer.norm1 = norm(p.dim);
-    layer.fc1 = sized(p.hidden, p.dim);
-    layer.fc2 = sized(p.dim, p.hidden);
+    layer.fc1 = weights();
+    require(layer.fc1.columns == p.dim, wrong);
+    layer.fc2 = sized(p.dim, layer.fc1.rows);
     layer.norm2 = norm(p.dim);
     if (p.integer)
       for (Levels *levels : {&layer.query_levels, &layer.key_levels, &layer.value_levels}) {
@@ -141,6 +133,21 @@ Plan Reader::plan() {
     };
     require(same(layer.query, layer.key) && same(layer.query, layer.value), "query, key and value read other levels");
     p.layer.push_back(std::move(layer));
+  }
+  const uint64_t tokens = p.tokens, stride = p.bias_stride();
+  for (uint32_t i = 0; i < p.biases && !failed(); i++) {
+    const uint64_t heads = p.layer[i].heads;
+    for (const Layer &layer : p.layer)
+      require(p.biases != 1 || layer.heads == heads, "one bias for all layers, and they have not the same heads");
+    std::vector<float> given;
+    reals(given, heads * tokens * tokens);
+    if (failed()) break;
+    std::vector<float> turned(heads * tokens * stride);
+    for (uint64_t h = 0; h < heads; h++)
+      for (uint64_t q = 0; q < tokens; q++)
+        for (uint64_t k = 0; k < tokens; k++)
+          turned[(h * tokens + k) * stride + q] = given[(h * tokens + q) * tokens + k];
+    p.bias.push_back(std::move(turned));
   }
   if (p.output_norm) p.last = norm(p.dim);
   if (p.classes) {

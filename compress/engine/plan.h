@@ -3,16 +3,16 @@
 // All numbers are little endian and of four bytes, but for indices (two bytes) and weights (one), whose
 // arrays are filled up to four. In this order:
 //
-//   magic "WNP1", dim, heads, hidden, layers, tokens (most of a sample), extra (of them, in front, that are
-//   not pooled), classes (0: no head), pre_norm, input_norm, output_norm (0 none, 1 token, 2 pooled), integer
-//   attention, biases (0, 1 for all layers, or one for each), input (0 tokens, 1 rows, 2 frames, 3 ids),
-//   positions, position_norm, norm_eps (float)
+//   magic "WNP2", dim, heads (dim / heads is the width of one; a layer may have fewer), layers, tokens (most of
+//   a sample), extra (of them, in front, that are not pooled), classes (0: no head), pre_norm, input_norm,
+//   output_norm (0 none, 1 token, 2 pooled), integer attention, biases (0, 1 for all layers, or one for each),
+//   input (0 tokens, 1 rows, 2 frames, 3 ids), positions, position_norm, norm_eps (float)
 //   rows and frames: a matrix; ids: their number, padding, scale [id] floats, weights [id][dim]
 //   positions [token][dim], position norm, extra tokens [extra][dim]; nothing of these for an input of tokens
-//   attention biases, each [head][query][key] floats
 //   input norm: gain [dim], shift [dim]
 //   layers: matrices query, key, value, out, norm1, matrices fc1, fc2, norm2; for integer attention the
-//   scale (float) and zero point of query, key and value
+//   scale (float) and zero point of query, key and value. Their rows say how many heads and channels there are
+//   attention biases, each [head of its layer][query][key] floats
 //   output norm, matrix of the head
 //
 // A matrix: rows, columns (multiples of 4), block (0, 1, 2, 4), input scale (float), input zero point,
@@ -55,6 +55,7 @@ struct Layer {
   Weights query, key, value, out, fc1, fc2;
   Norm norm1, norm2;
   Levels query_levels, key_levels, value_levels;
+  uint32_t heads = 0;
 };
 
 // What a sample is: tokens of the encoder's width, with what is valid of them; rows of numbers, all of them
@@ -68,7 +69,7 @@ struct Table {
 };
 
 struct Plan {
-  uint32_t dim, heads, hidden, layers, tokens, extra, classes, pre_norm, input_norm, output_norm, integer, biases;
+  uint32_t dim, heads, layers, tokens, extra, classes, pre_norm, input_norm, output_norm, integer, biases;
   uint32_t input, positions, position_norm;
   float eps;
   std::vector<std::vector<float>> bias;  // [head][key][query, filled up to a unit]
@@ -79,6 +80,7 @@ struct Plan {
   std::vector<Layer> layer;
   Weights head;
 
+  uint32_t width() const { return dim / heads; }  // of a head
   size_t bias_stride() const { return (size_t{tokens} + UNIT - 1) / UNIT * UNIT; }
 };
 

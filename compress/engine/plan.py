@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from jaxtyping import Float32, Int8, Int32
 
-MAGIC = b"WNP1"
+MAGIC = b"WNP2"
 BLOCKS = (1, 2, 4)  # rows of a block; each is 4 columns wide
 DENSE = 0
 # Relative time of a weight in blocks of so many rows: one byte of an activation is read for each row of a
@@ -114,13 +114,13 @@ class Encoder:
     """All that happens between tokens and logits.
 
     Attributes:
-        heads: of attention.
+        heads: of attention, before any was cut away: dim / heads is the width of each that is left.
         tokens: most of a sample; exactly so many, if there are biases.
         extra: of them, in front, that are not pooled.
         pre_norm: layers normalise in front of their parts, not behind.
         eps: of norms.
         layers: in order.
-        biases: of attention, [head, query, key]; none, one, or one for each layer.
+        biases: of attention, [head, query, key]; none, one, or one for each layer, of the heads that it has.
         first: norm in front of the layers.
         last: norm behind them.
         last_is_pooled: it normalises the mean token instead.
@@ -205,18 +205,17 @@ def write(encoder: Encoder, block: int | None = None) -> bytes:
     integer = {layer.levels is not None for layer in encoder.layers}
     if len(integer) > 1:
         raise ValueError("attention is either of integers in all layers, or in none")
-    hidden = -(-len(encoder.layers[0].fc1.weight) // 4) * 4
     output = 0 if encoder.last is None else 2 if encoder.last_is_pooled else 1
     classes = 0 if encoder.head is None else len(encoder.head.weight)
-    sizes = (encoder.dim, encoder.heads, hidden, len(encoder.layers), encoder.tokens, encoder.extra, classes)
+    sizes = (encoder.dim, encoder.heads, len(encoder.layers), encoder.tokens, encoder.extra, classes)
     flags = (encoder.pre_norm, encoder.first is not None, output, integer.pop(), len(encoder.biases))
-    parts = [MAGIC, struct.pack("<12I", *sizes, *flags), *_input(encoder.input, encoder.eps)]
-    parts += [np.ascontiguousarray(bias, np.float32).tobytes() for bias in encoder.biases]
+    parts = [MAGIC, struct.pack("<11I", *sizes, *flags), *_input(encoder.input, encoder.eps)]
     parts += [_norm(encoder.first)]
     for layer in encoder.layers:
         parts += [pack(m, block) for m in (layer.query, layer.key, layer.value, layer.out)]
         parts += [_norm(layer.norm1), pack(layer.fc1, block), pack(layer.fc2, block), _norm(layer.norm2)]
         parts += [struct.pack("<fI", levels.scale, levels.zero_point) for levels in layer.levels or ()]
+    parts += [np.ascontiguousarray(bias, np.float32).tobytes() for bias in encoder.biases]
     parts += [_norm(encoder.last)]
     if encoder.head is not None:
         parts.append(pack(encoder.head))

@@ -11,7 +11,8 @@ from torch import Tensor
 
 from winnow.data.modality import Modality
 from winnow.ssl.published.names import Names, load_into, rename
-from winnow.ssl.trunk import PROJECTIONS, Encoder, Shape
+from winnow.ssl.shape import Shape
+from winnow.ssl.trunk import PROJECTIONS, Encoder
 
 _log = logging.getLogger(__name__)
 

@@ -22,7 +22,8 @@ from winnow.ssl.published.names import (
     load_into,
     rename,
 )
-from winnow.ssl.trunk import PROJECTIONS, Encoder, Shape
+from winnow.ssl.shape import Shape
+from winnow.ssl.trunk import PROJECTIONS, Encoder
 
 _log = logging.getLogger(__name__)
 

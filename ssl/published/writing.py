@@ -18,7 +18,8 @@ from winnow.ssl.published.names import (
     Weights,
     rename,
 )
-from winnow.ssl.trunk import PROJECTIONS, Encoder, Shape
+from winnow.ssl.shape import Shape, SlicedShape
+from winnow.ssl.trunk import PROJECTIONS, Encoder
 
 
 def to_huggingface(encoder: Encoder, folder: Path) -> None:
@@ -36,6 +37,11 @@ def to_huggingface(encoder: Encoder, folder: Path) -> None:
     if not isinstance(shape, Shape):
         raise ValueError(
             f"the blocks of shape.timm {shape.timm!r} are timm's, not those of data2vec's encoders"
+        )
+    if isinstance(shape, SlicedShape):
+        raise ValueError(
+            "shape.slices has no place in Hugging Face's encoders, whose layers are all of one size: "
+            "distill with heads and channels 1.0"
         )
     common = {
         "hidden_size": shape.dim,
