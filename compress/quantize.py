@@ -10,7 +10,7 @@ import torch
 from winnow.compress import export, fakequant, integer, runtimes, saturation, teaching
 from winnow.compress import sparsity as sparsities
 from winnow.compress.callbacks import PatternLock
-from winnow.compress.fakequant import Bits
+from winnow.compress.fakequant import Bits, Products
 from winnow.compress.runtimes import OnnxRuntime
 from winnow.compress.teaching import Distillation, Taught
 from winnow.data import store
@@ -37,6 +37,7 @@ class Quantized(Taught):
         sparse: folder of the classifier that is quantized.
         observe: fraction of the run after which activations' ranges stay [0–1].
         bits: of weights.
+        attention: what its products are of: `float`, or `int8`.
         distillation: what counts how much.
         optimization: learning rate and its schedule.
         seed: of dropout.
@@ -50,6 +51,7 @@ class Quantized(Taught):
         sparse: Path,
         observe: float,
         bits: Bits,
+        attention: Products,
         distillation: Distillation,
         optimization: Optimization,
         seed: int,
@@ -57,7 +59,7 @@ class Quantized(Taught):
         student = models.load_classifier(Path(sparse))
         taught = models.load_classifier(Path(teacher))
         super().__init__(student, taught, modality, classes, distillation, optimization, seed)
-        fakequant.fake_quantize(self.student, bits)
+        fakequant.fake_quantize(self.student, bits, attention)
         self.observe = observe
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
