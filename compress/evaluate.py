@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from winnow.compress import bundle, export, integer, ledger, posttraining, sparsity
+from winnow.compress.fakequant import Products
 from winnow.compress.runtimes import OnnxRuntime, Runtime, TorchRuntime, logits
 from winnow.data import store
 from winnow.data.batches import stack
@@ -94,9 +95,11 @@ def main(
     # Beside them, what the sparse model would be in int8 without training in it.
     train = manifest[(manifest["split"] == "train") & manifest["label"].notna()]
     seen = stack(modality, ingest, train.sample(min(calibration, len(train)), random_state=seed), classes)
+    integers = integer.load(int8)
+    attention: Products = "int8" if integer.count(integers).attentions else "float"
     untrained = {
-        "static": TorchRuntime(posttraining.static(floats["sparse"], seen.x)),
-        "dynamic": TorchRuntime(posttraining.dynamic(floats["sparse"])),
+        "static": TorchRuntime(posttraining.static(floats["sparse"], seen.x, attention)),
+        "dynamic": TorchRuntime(posttraining.dynamic(floats["sparse"], attention)),
     }
 
     label = samples.label.numpy()
@@ -117,7 +120,6 @@ def main(
 
     small = out / "model.winnow"
     bundle.write(int8, describe(modality, manifest, metrics, models.read_notes(int8)), small)
-    integers = integer.load(int8)
     book = ledger.by_part(integers, shipped["int8"], small)
     compared = {
         f"{name}_to_int8": ledger.ratios(

@@ -96,7 +96,7 @@ def _stripped(proto: onnx.ModelProto) -> onnx.ModelProto:
 
 def _require_quantized(proto: onnx.ModelProto, model: Classifier) -> None:
     """Make sure that no layer was left in float on the way: exporters do so without a word."""
-    layers, biases, embeddings = integer.count(model)
+    layers, biases, embeddings, attentions = integer.count(model)
     kind = {tensor.name: tensor.data_type for tensor in proto.graph.initializer}
     maker = {name: node for node in proto.graph.node for name in node.output}
 
@@ -114,8 +114,9 @@ def _require_quantized(proto: onnx.ModelProto, model: Classifier) -> None:
         "products of uint8 and int8": sum(types[:2] == [uint8, int8] for types in inputs),
         "int32 biases": sum(onnx.TensorProto.INT32 in types for types in inputs),
         "look-ups in int8": sum(kind.get(table) == int8 for table in tables),
+        "products of uint8 and uint8": sum(types[:2] == [uint8, uint8] for types in inputs),
     }
-    wanted = dict(zip(found, (layers, biases, embeddings), strict=True))
+    wanted = dict(zip(found, (layers, biases, embeddings, 2 * attentions), strict=True))
     if found != wanted:
         raise RuntimeError(f"the graph has {found}, the model {wanted}")
 

@@ -1,7 +1,7 @@
 """Layers that feel int8 while they train: values are rounded, gradients go straight through.
 
-Quantized are Linear, convolution and embedding. Norms, softmax, GELU, residual sums and attention's
-products stay float: they are little work, and cost accuracy first.
+Quantized are Linear, convolution and embedding, and attention's products if they are asked to be. Norms,
+softmax, GELU and residual sums stay float: they are little work, and cost accuracy first.
 
 Paper: Quantization and Training of Neural Networks for Efficient Integer-Arithmetic-Only Inference
 (Jacob et al. 2017, arXiv 1712.05877), sections 2.1, 2.4 and 3.
@@ -10,11 +10,14 @@ Paper: Quantization and Training of Neural Networks for Efficient Integer-Arithm
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from typing import Literal
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, Shaped
 from torch import Tensor, nn
 from torch.nn import functional
+
+from winnow.ssl.mixing import Mixing
 
 INPUT_MAX = 255
 BIAS_MAX = 255 * 2**23  # the largest of 8 significant bits in int32
@@ -47,6 +50,8 @@ class Bits:
 
 NEVER_SATURATES = 7  # bits of weights for which two products of uint8 fit into 16 bits
 EIGHT = Bits(layers=8, embeddings=8)
+
+Products = Literal["float", "int8"]  # of attention: what it multiplies
 
 Operation = Callable[[Tensor, Tensor, Tensor | None], Tensor]
 
@@ -172,6 +177,47 @@ class FakeQuantizedEmbedding(nn.Module):
         return functional.embedding(x, fake_quantize_rows(self.weight, self.bits), self.padding_idx)
 
 
+class FakeQuantizedMixing(nn.Module):
+    """Attention's products in the arithmetic of their integer form: query by key, share by value.
+
+    Shares are rounded before they are divided by their sum: of a long sequence, all would be 0 behind it.
+    """
+
+    def __init__(self, mixing: Mixing) -> None:
+        super().__init__()
+        self.dropout = mixing.dropout
+        self.query, self.key, self.value = Observer(), Observer(), Observer()
+
+    def forward(
+        self,
+        q: Float[Tensor, "batch head seen width"],
+        k: Float[Tensor, "batch head seen width"],
+        v: Float[Tensor, "batch head seen width"],
+        allowed: Shaped[Tensor, "one_or_batch one_or_head one_or_seen seen"] | None,
+    ) -> Float[Tensor, "batch head seen width"]:
+        scores = self.query(q) @ self.key(k).transpose(-2, -1) * q.shape[-1] ** -0.5
+        share = torch.fake_quantize_per_tensor_affine(shares(scores, allowed), 1 / INPUT_MAX, 0, 0, INPUT_MAX)
+        mixed = functional.dropout(share, self.dropout, self.training) @ self.value(v)
+        return mixed / share.sum(-1, keepdim=True)
+
+
+def shares(
+    scores: Float[Tensor, "batch head seen seen"],
+    allowed: Shaped[Tensor, "one_or_batch one_or_head one_or_seen seen"] | None,
+) -> Float[Tensor, "batch head seen seen"]:
+    """Give how much a query takes of each value, against that of which it takes most [0–1].
+
+    Args:
+        scores: of queries and keys.
+        allowed: False where a key must not be read, or what is added to a score.
+    """
+    if allowed is not None:
+        if allowed.dtype == torch.bool:
+            allowed = torch.where(allowed, 0.0, -torch.inf)
+        scores = scores + allowed
+    return (scores - scores.detach().amax(-1, keepdim=True)).exp()
+
+
 def replace(model: nn.Module, swap: Callable[[str, nn.Module], nn.Module | None], above: str = "") -> int:
     """Exchange submodules in place by what `swap` gives for a name, and count them; None keeps one."""
     count = 0
@@ -186,24 +232,31 @@ def replace(model: nn.Module, swap: Callable[[str, nn.Module], nn.Module | None]
     return count
 
 
-def fake_quantize(model: nn.Module, bits: Bits = EIGHT) -> int:
-    """Turn all layers of a model that have an int8 form into fake-quantized ones, in place.
+def fake_quantize(model: nn.Module, bits: Bits = EIGHT, attention: Products = "float") -> int:
+    """Turn all parts of a model that have an int8 form into fake-quantized ones, in place.
 
     Args:
         model: is changed.
         bits: of weights.
+        attention: what its products are of.
 
     Returns:
-        How many layers there are.
+        How many parts there are.
 
     Raises:
-        ValueError: if there is none.
+        ValueError: if there is none, or attention is not the trunk's own.
     """
+    if attention == "int8" and not any(isinstance(module, Mixing) for module in model.modules()):
+        raise ValueError(
+            "attention is to be int8, and the model's is none of winnow.ssl.trunk's: set attention to float"
+        )
 
     def swap(name: str, module: nn.Module) -> nn.Module | None:
         if isinstance(module, nn.Linear | nn.Conv1d | nn.Conv2d):
             inside = "layers" in name.split(".")
             return FakeQuantized(module, bits.layers if inside else max(bits.layers, NEVER_SATURATES))
+        if isinstance(module, Mixing) and attention == "int8":
+            return FakeQuantizedMixing(module)
         return FakeQuantizedEmbedding(module, bits.embeddings) if isinstance(module, nn.Embedding) else None
 
     count = replace(model, swap)

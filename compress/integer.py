@@ -7,10 +7,10 @@ classifier of such layers is `quantized.safetensors`, the one form that others a
 import copy
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
-from jaxtyping import Bool, Float, Float32, Int, Int8, Int32, UInt8
+from jaxtyping import Bool, Float, Float32, Int, Int8, Int32, Shaped, UInt8
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn import functional
@@ -20,9 +20,12 @@ from winnow.compress.fakequant import (
     INPUT_MAX,
     FakeQuantized,
     FakeQuantizedEmbedding,
+    FakeQuantizedMixing,
+    Observer,
     fake_quantize,
     replace,
     shortened,
+    shares,
     weight_max,
     weight_scale,
 )
@@ -77,6 +80,13 @@ def dequantize(
     return (x.float() - shift) * scale
 
 
+def rounded(
+    x: Float[Tensor, "..."], scale: Float[Tensor, ""], zero_point: UInt8[Tensor, ""]
+) -> Float[Tensor, "..."]:
+    """Give the numbers that x is rounded to."""
+    return dequantize(quantize(x, scale, zero_point), scale, zero_point)
+
+
 def multiply(
     x: Float[Tensor, "... column"],
     weight: Float[Tensor, "column row"],
@@ -89,8 +99,8 @@ def multiply(
 
 def _int8_rows(weight: Tensor, bits: int) -> tuple[Int8[Tensor, "row ..."], Float32[Tensor, " row"]]:
     scale, most = weight_scale(weight, bits), weight_max(bits)
-    rounded = (weight.detach() / scale.view(-1, *[1] * (weight.dim() - 1))).round()
-    return rounded.clamp(-most, most).to(torch.int8), scale
+    whole = (weight.detach() / scale.view(-1, *[1] * (weight.dim() - 1))).round()
+    return whole.clamp(-most, most).to(torch.int8), scale
 
 
 class Integer(nn.Module):
@@ -130,7 +140,7 @@ class Integer(nn.Module):
 
     def forward(self, x: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
         scale, zero_point = self.input_scale, self.input_zero_point
-        x = dequantize(quantize(x, scale, zero_point), scale, zero_point)
+        x = rounded(x, scale, zero_point)
         weight = dequantize(self.weight, self.weight_scale, axis=self.axis)
         bias = None if self.bias is None else dequantize(self.bias, self.bias_scale)
         return self.operation(x, weight, bias)
@@ -153,10 +163,53 @@ class IntegerEmbedding(nn.Module):
         return rows * functional.embedding(x, self.weight_scale)
 
 
+class IntegerMixing(nn.Module):
+    """Attention whose products are of uint8 and uint8: query by key, share by value."""
+
+    query_scale: Float32[Tensor, ""]
+    query_zero_point: UInt8[Tensor, ""]
+    key_scale: Float32[Tensor, ""]
+    key_zero_point: UInt8[Tensor, ""]
+    value_scale: Float32[Tensor, ""]
+    value_zero_point: UInt8[Tensor, ""]
+    share_scale: Float32[Tensor, ""]
+    share_zero_point: UInt8[Tensor, ""]
+
+    def __init__(self, mixing: FakeQuantizedMixing) -> None:
+        super().__init__()
+        for name, observer in mixing.named_children():
+            assert isinstance(observer, Observer)
+            scale, zero_point = observer.scale_and_zero_point()
+            self.register_buffer(f"{name}_scale", scale.clone())
+            self.register_buffer(f"{name}_zero_point", zero_point.to(torch.uint8))
+        self.register_buffer("share_scale", torch.tensor(1 / INPUT_MAX), persistent=False)
+        self.register_buffer("share_zero_point", torch.tensor(0, dtype=torch.uint8), persistent=False)
+
+    def forward(
+        self,
+        q: Float[Tensor, "batch head seen width"],
+        k: Float[Tensor, "batch head seen width"],
+        v: Float[Tensor, "batch head seen width"],
+        allowed: Shaped[Tensor, "one_or_batch one_or_head one_or_seen seen"] | None,
+    ) -> Float[Tensor, "batch head seen width"]:
+        # Each product reads what was dequantized, with nothing between: runtimes then multiply integers.
+        root = q.shape[-1] ** -0.5
+        q = dequantize(
+            quantize(q, self.query_scale, self.query_zero_point),
+            root * self.query_scale,
+            self.query_zero_point,
+        )
+        k = rounded(k.transpose(-2, -1), self.key_scale, self.key_zero_point)
+        share = rounded(shares(q @ k, allowed), self.share_scale, self.share_zero_point)
+        return share @ rounded(v, self.value_scale, self.value_zero_point) / share.sum(-1, keepdim=True)
+
+
 def _integers(model: Classifier) -> Classifier:
     def swap(_: str, module: nn.Module) -> nn.Module | None:
         if isinstance(module, FakeQuantized):
             return Integer(module)
+        if isinstance(module, FakeQuantizedMixing):
+            return IntegerMixing(module)
         return IntegerEmbedding(module) if isinstance(module, FakeQuantizedEmbedding) else None
 
     replace(model, swap)
@@ -170,8 +223,9 @@ def to_integers(model: Classifier) -> Classifier:
         ValueError: if an activation's range was never observed.
     """
     for name, module in model.named_modules():
-        if isinstance(module, FakeQuantized) and not module.input.seen:
-            raise ValueError(f"the input of {name} was never observed: train before quantizing")
+        if isinstance(module, Observer) and not module.seen:
+            owner, _, what = name.rpartition(".")
+            raise ValueError(f"the {what} of {owner} was never observed: train before quantizing")
     return _integers(copy.deepcopy(model))
 
 
@@ -199,7 +253,8 @@ def build(config: dict[str, Any], tensors: Mapping[str, Tensor]) -> Classifier:
     model = models.build(config)
     if not isinstance(model, Classifier):
         raise ValueError(f"a {type(model).__name__} has no int8 form, only a Classifier")
-    fake_quantize(model)
+    mixed = any(name.endswith(".query_scale") for name in tensors)
+    fake_quantize(model, attention="int8" if mixed else "float")
     _integers(model)
     for name, wanted in model.state_dict().items():
         found = tensors.get(name)
@@ -212,11 +267,23 @@ def build(config: dict[str, Any], tensors: Mapping[str, Tensor]) -> Classifier:
     return model
 
 
-def count(model: nn.Module) -> tuple[int, int, int]:
-    """Count integer layers, those of them with a bias, and integer embeddings."""
+class Count(NamedTuple):
+    """How many parts of a model are of integers; of the layers, some have a bias."""
+
+    layers: int
+    biases: int
+    embeddings: int
+    attentions: int
+
+
+def count(model: nn.Module) -> Count:
+    """Count what is of integers in a model."""
     layers = [module for module in model.modules() if isinstance(module, Integer)]
-    embeddings = sum(isinstance(module, IntegerEmbedding) for module in model.modules())
-    return len(layers), sum(layer.bias is not None for layer in layers), embeddings
+    embeddings, attentions = (
+        sum(isinstance(module, kind) for module in model.modules())
+        for kind in (IntegerEmbedding, IntegerMixing)
+    )
+    return Count(len(layers), sum(layer.bias is not None for layer in layers), embeddings, attentions)
 
 
 def require_zeros(model: Classifier, keep: dict[str, Bool[Tensor, "..."]]) -> None:

@@ -5,7 +5,7 @@ from typing import Any
 
 from winnow.compress import fakequant, pruning, shipping, teaching
 from winnow.compress import sparsity as sparsities
-from winnow.compress.fakequant import Bits
+from winnow.compress.fakequant import Bits, Products
 from winnow.compress.teaching import Distillation, Taught
 from winnow.data import store
 from winnow.data.batches import Batch
@@ -25,6 +25,7 @@ class Quantized(Taught):
         sparse: folder of the classifier that is quantized.
         observe: fraction of the run after which activations' ranges stay [0–1].
         bits: of weights.
+        attention: what its products are of: `float`, or `int8`.
         distillation: what counts how much.
         optimization: learning rate and its schedule.
         seed: of dropout.
@@ -38,6 +39,7 @@ class Quantized(Taught):
         sparse: Path,
         observe: float,
         bits: Bits,
+        attention: Products,
         distillation: Distillation,
         optimization: Optimization,
         seed: int,
@@ -45,7 +47,7 @@ class Quantized(Taught):
         student = models.load_classifier(Path(sparse))
         taught = models.load_classifier(Path(teacher))
         super().__init__(student, taught, modality, classes, distillation, optimization, seed)
-        fakequant.fake_quantize(self.student, bits)
+        fakequant.fake_quantize(self.student, bits, attention)
         self.observe = observe
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:

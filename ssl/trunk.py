@@ -22,6 +22,7 @@ from torch.nn import functional
 
 from winnow.data.modality import Modality, Tokens
 from winnow.ssl import vit
+from winnow.ssl.mixing import Mixing
 from winnow.ssl.positions import Alibi, Convolutions, RelativeTable, sincos_positions
 from winnow.ssl.shape import Shape
 from winnow.ssl.tokens import pool
@@ -58,7 +59,7 @@ class Attention(nn.Module):
     def __init__(self, shape: Shape, layer: int = 0) -> None:
         super().__init__()
         self.kept = list(shape.sizes[layer].heads)
-        self.heads, self.dropout = len(self.kept), shape.attention_dropout
+        self.heads, self.mixing = len(self.kept), Mixing(shape.attention_dropout)
         width = self.heads * (shape.dim // shape.heads)
         self.query, self.key, self.value = (
             nn.Linear(shape.dim, width, bias=name in shape.biases) for name in PROJECTIONS
@@ -77,17 +78,8 @@ class Attention(nn.Module):
             project(x).unflatten(-1, (self.heads, -1)).transpose(1, 2)  # [B, H, N, D/H]
             for project in (self.query, self.key, self.value)
         )
-        mixed = _attend(q, k, v, allowed, self.dropout if self.training else 0.0)
+        mixed = self.mixing(q, k, v, allowed)
         return self.out(mixed.transpose(1, 2).flatten(2))
-
-
-def _attend(q: Tensor, k: Tensor, v: Tensor, allowed: Tensor | None, dropout: float) -> Tensor:
-    attend = functional.scaled_dot_product_attention
-    if not (q.is_cpu and torch.is_autocast_enabled("cpu")):
-        return attend(q, k, v, allowed, dropout)
-    # A CPU's kernel takes four to eight times as long in 16 bits as in 32 (AMD EPYC with AVX512-BF16).
-    with torch.autocast("cpu", enabled=False):
-        return attend(q.float(), k.float(), v.float(), allowed, dropout)
 
 
 class Layer(nn.Module):

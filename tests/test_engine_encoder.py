@@ -14,7 +14,7 @@ from winnow.compress import integer
 from winnow.compress.engine import plan, running
 from winnow.compress.engine.classifier import EngineClassifier, read, tokens
 from winnow.compress.engine.plan import Levels, Matrix, Norm
-from winnow.compress.fakequant import fake_quantize
+from winnow.compress.fakequant import Products, fake_quantize
 from winnow.data.modality import Modality
 from winnow.data.speech import Speech, Waveform
 from winnow.data.text import Text
@@ -28,6 +28,7 @@ from winnow.ssl.vit import TimmShape
 require_compiler()
 SETS = running.instructions()
 each_set = pytest.mark.parametrize("instructions", SETS)
+each_attention = pytest.mark.parametrize("attention", ["float", "int8"])
 PRE = replace(SHAPE, norm="pre", layer_scale=0.5, biases=("query", "value"), output_norm="pooled")
 SLICES = [LayerSize(heads=(1, 3), channels=10), LayerSize(heads=(2,), channels=24)]
 SHAPES = {
@@ -44,7 +45,10 @@ SHAPES = {
 
 
 def quantized(
-    shape: Any = SHAPE, x: Tensor | None = None, modality: Modality | None = None
+    shape: Any = SHAPE,
+    x: Tensor | None = None,
+    modality: Modality | None = None,
+    attention: Products = "float",
 ) -> tuple[Classifier, Tensor]:
     """Make an int8 classifier whose parts all matter, and samples that it knows the range of."""
     torch.manual_seed(0)
@@ -56,7 +60,7 @@ def quantized(
         for name, parameter in model.named_parameters():
             if "bias" in name or "norm" in name or "table" in name:
                 parameter.add_(0.3 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(1)))
-    fake_quantize(model)
+    fake_quantize(model, attention=attention)
     x = tiny.samples(70).x if x is None else x
     model.train()(x)
     return integer.to_integers(model.eval()), x
@@ -73,10 +77,13 @@ def noise_floor(model: Classifier, x: Tensor) -> float:
     torch.manual_seed(0)
     handles = [
         module.register_forward_pre_hook(
-            lambda _, given: (given[0] * (1 + 1e-5 * torch.randn_like(given[0])),)
+            lambda _, given: tuple(
+                x * (1 + 1e-5 * torch.randn_like(x)) if isinstance(x, Tensor) and x.is_floating_point() else x
+                for x in given
+            )
         )
         for module in model.modules()
-        if isinstance(module, integer.Integer)
+        if isinstance(module, integer.Integer | integer.IntegerMixing)
     ]
     floor = max(apart(model(x).numpy(), before) for _ in range(5))
     for handle in handles:
@@ -85,9 +92,12 @@ def noise_floor(model: Classifier, x: Tensor) -> float:
 
 
 @each_set
+@each_attention
 @pytest.mark.parametrize("shape", SHAPES.values(), ids=list(SHAPES))
-def test_a_classifier_gives_what_it_gives_in_torch(shape: Any, instructions: str) -> None:
-    model, x = quantized(shape)
+def test_a_classifier_gives_what_it_gives_in_torch(
+    shape: Any, attention: Products, instructions: str
+) -> None:
+    model, x = quantized(shape, attention=attention)
     engine = EngineClassifier(model, instructions=instructions)
     with torch.no_grad():
         expected = model(x).numpy()
@@ -95,8 +105,9 @@ def test_a_classifier_gives_what_it_gives_in_torch(shape: Any, instructions: str
     np.testing.assert_array_equal(engine.logits(x, 16), engine.logits(x, 70))
 
 
-def test_hidden_tokens_change_nothing() -> None:
-    model, x = quantized()
+@each_attention
+def test_hidden_tokens_change_nothing(attention: Products) -> None:
+    model, x = quantized(attention=attention)
     engine = running.load(read(model.encoder, model.head))
     made, _ = tokens(model.encoder, x)
     valid = np.random.default_rng(0).random(made.shape[:2]) < 0.5
@@ -259,28 +270,31 @@ def tokens_apart(model: Classifier, x: Tensor) -> None:
         np.testing.assert_array_equal(engine(x[number : number + 1]).logits[0], engine(x).logits[number])
 
 
+@each_attention
 @pytest.mark.parametrize("extra", [0, 2])
-def test_patches_are_cut_as_a_convolution_does(extra: int) -> None:
-    model, x = quantized(replace(SHAPE, extra_tokens=extra, position_norm=True))
+def test_patches_are_cut_as_a_convolution_does(extra: int, attention: Products) -> None:
+    model, x = quantized(replace(SHAPE, extra_tokens=extra, position_norm=True), attention=attention)
     tokens_apart(model, x)
 
 
+@each_attention
 @pytest.mark.parametrize("extra", [0, 2])
-def test_frames_of_padding_are_no_tokens(extra: int) -> None:
+def test_frames_of_padding_are_no_tokens(extra: int, attention: Products) -> None:
     modality = Speech(sample_rate_hz=8000, seconds=0.5, mels=15, frames_per_token=3)
     x = torch.randn(20, modality.frames, 15, generator=torch.Generator().manual_seed(0))
     for sample, length in enumerate(torch.linspace(0, modality.frames, 20).int().tolist()):
         x[sample, length:] = 0
-    tokens_apart(quantized(replace(SHAPE, extra_tokens=extra), x=x, modality=modality)[0], x)
+    tokens_apart(quantized(replace(SHAPE, extra_tokens=extra), x, modality, attention)[0], x)
 
 
+@each_attention
 @pytest.mark.parametrize("extra", [0, 2])
-def test_ids_of_padding_are_no_tokens(extra: int) -> None:
+def test_ids_of_padding_are_no_tokens(extra: int, attention: Products) -> None:
     modality = Text(length=11, vocabulary=50)
     x = torch.randint(0, 50, (20, 11), generator=torch.Generator().manual_seed(0))
     x[3, 4:], x[4] = 0, 0
     shape = replace(SHAPE, positions="learned", extra_tokens=extra)
-    model, _ = quantized(shape, x=x, modality=modality)
+    model, _ = quantized(shape, x, modality, attention)
     tokens_apart(model, x)
     x[0, 0] = 50
     with pytest.raises(ValueError, match="an id is out of bounds"):

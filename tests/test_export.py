@@ -1,3 +1,4 @@
+import copy
 import json
 from collections import Counter
 from dataclasses import replace
@@ -12,10 +13,12 @@ import torch
 
 from winnow.compress import fakequant, integer
 from winnow.compress.export import compressed_bytes, to_onnx
+from winnow.compress.fakequant import Products
 from winnow.compress.runtimes import OnnxRuntime, logits
 from winnow.data import store
 from winnow.data.modality import Modality
 from winnow.ssl.classification import predict
+from winnow.ssl.mixing import Mixing
 from winnow.ssl.model import Classifier
 from winnow.ssl.trunk import Encoder
 
@@ -29,13 +32,13 @@ def inputs(modality: Modality, ingested: Path, number: int) -> torch.Tensor:
     return torch.stack([modality.load(payload) for _, payload in payloads])[:number]
 
 
-def trained(model: Classifier, x: torch.Tensor) -> Classifier:
+def trained(model: Classifier, x: torch.Tensor, attention: Products = "float") -> Classifier:
     """Fake-quantize a classifier whose biases and scales are all different, as after training."""
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
         for parameter in model.parameters():
             parameter += 0.02 * torch.randn(parameter.shape, generator=generator)
-    fakequant.fake_quantize(model)
+    fakequant.fake_quantize(model, attention=attention)
     model.train()(x)
     return model.eval()
 
@@ -47,13 +50,15 @@ def test_onnx_runtime_does_what_was_trained(modality: Modality, ingested: Path, 
     found = logits(OnnxRuntime(tmp_path / "float.onnx", 1), x, 16)
     assert np.allclose(found, predict(model, x, 16).numpy(), atol=1e-4)
 
-    fake = trained(model, x)
-    to_onnx(integer.to_integers(fake), x, tmp_path / "int8.onnx")
-    found = logits(OnnxRuntime(tmp_path / "int8.onnx", 1), x, 16)
-    wanted = predict(fake, x, 16).numpy()
-    # Rounding ties that fall the other way move a logit by steps of int8, no more.
-    assert np.abs(found - wanted).max() < 0.05
-    assert np.median(np.abs(found - wanted)) < 0.005
+    attentions: tuple[Products, ...] = ("float", "int8")
+    for attention in attentions:
+        fake = trained(copy.deepcopy(model), x, attention)
+        to_onnx(integer.to_integers(fake), x, tmp_path / "int8.onnx")
+        found = logits(OnnxRuntime(tmp_path / "int8.onnx", 1), x, 16)
+        wanted = predict(fake, x, 16).numpy()
+        # Rounding ties that fall the other way move a logit by steps of int8, no more.
+        assert np.abs(found - wanted).max() < 0.05
+        assert np.median(np.abs(found - wanted)) < 0.005
 
 
 @pytest.fixture(scope="module")
@@ -104,13 +109,27 @@ def test_weights_lie_as_int8_and_biases_as_int32(exported: tuple[Classifier, Pat
 def test_every_matrix_of_a_layer_becomes_an_integer_product_in_onnx_runtime(
     exported: tuple[Classifier, Path], tmp_path: Path
 ) -> None:
+    assert optimized(exported[1], tmp_path)["MatMulIntegerToFloat"] >= 6
+
+
+def optimized(path: Path, scratch: Path) -> Counter[str]:
+    """Count the operators that ONNX Runtime makes of a file."""
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
-    options.optimized_model_filepath = str(tmp_path / "optimized.onnx")
-    onnxruntime.InferenceSession(str(exported[1]), options, providers=["CPUExecutionProvider"])
-    optimized = onnx.load(tmp_path / "optimized.onnx").graph
-    kinds = Counter(node.op_type for node in optimized.node)
-    assert kinds["MatMulIntegerToFloat"] >= 6
+    options.optimized_model_filepath = str(scratch / "optimized.onnx")
+    onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    return Counter(node.op_type for node in onnx.load(scratch / "optimized.onnx").graph.node)
+
+
+def test_attention_becomes_two_integer_products_in_onnx_runtime(tmp_path: Path) -> None:
+    model = integer.to_integers(trained(tiny.classifier(shape=SMALL), tiny.samples(64).x, "int8"))
+    to_onnx(model, tiny.samples(8).x, tmp_path / "model.onnx")
+    kinds = optimized(tmp_path / "model.onnx", tmp_path)
+    assert kinds["MatMulIntegerToFloat"] >= 6 + 2 and not kinds["MatMul"]
+    # An integer form that multiplies floats would leave the graph without them.
+    model.encoder.get_submodule("layers.0.attention.mixing").forward = Mixing(dropout=0.0).forward  # type: ignore[method-assign]
+    with pytest.raises(RuntimeError, match=r"'products of uint8 and uint8': 0.*: 2"):
+        to_onnx(model, tiny.samples(8).x, tmp_path / "float.onnx")
 
 
 def test_a_layer_that_stayed_float_is_an_error(tmp_path: Path) -> None:

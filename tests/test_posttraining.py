@@ -1,8 +1,11 @@
+from typing import Any
+
 import pytest
 import tiny
 import torch
 
 from winnow.compress import integer, posttraining
+from winnow.compress.fakequant import Products
 from winnow.compress.integer import Integer
 
 
@@ -14,14 +17,16 @@ def test_static_ranges_hold_all_that_was_seen() -> None:
     scale, zero = float(layer.input_scale), int(layer.input_zero_point)
     assert -zero * scale == pytest.approx(min(float(x.min()), 0), abs=scale)
     assert (255 - zero) * scale == pytest.approx(float(x.max()), abs=scale)
-    assert integer.count(quantized) == (14, 14, 0)
+    assert integer.count(quantized) == (14, 14, 0, 0)
 
 
-@pytest.mark.parametrize("way", ["static", "dynamic"])
-def test_is_close_to_the_float_model_and_leaves_it_alone(way: str) -> None:
+@pytest.mark.parametrize("way", [posttraining.static, posttraining.dynamic])
+@pytest.mark.parametrize("attention", ["float", "int8"])
+def test_is_close_to_the_float_model_and_leaves_it_alone(way: Any, attention: Products) -> None:
     model, x = tiny.classifier(), tiny.samples(200).x
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-    changed = posttraining.static(model, x) if way == "static" else posttraining.dynamic(model)
+    given = (model, x) if way is posttraining.static else (model,)
+    changed = way(*given, attention=attention)
     with torch.no_grad():
         assert float((changed(x) - model(x)).abs().max()) < 0.15
     assert all(torch.equal(before[name], tensor) for name, tensor in model.state_dict().items())

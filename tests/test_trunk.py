@@ -176,9 +176,9 @@ def test_dropout_is_where_the_shape_says() -> None:
     network, x = encoder().train(), torch.rand(4, 1, 16, 16)
     set_dropout(network, 0.0)
     assert torch.equal(network.embed(x), network.embed(x))
-    network.layers[0].attention.dropout = 0.5
+    network.layers[0].attention.mixing.dropout = 0.5
     assert not torch.equal(network.embed(x), network.embed(x))
-    network.layers[0].attention.dropout = 0.0
+    network.layers[0].attention.mixing.dropout = 0.0
     set_dropout(network, 0.3)
     assert not torch.equal(network.embed(x), network.embed(x))
     assert torch.equal(network.eval().embed(x), network.embed(x))

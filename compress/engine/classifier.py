@@ -10,7 +10,7 @@ from jaxtyping import Float32
 from torch import Tensor, nn
 
 from winnow.compress.engine import plan, running
-from winnow.compress.integer import Integer, IntegerEmbedding
+from winnow.compress.integer import Integer, IntegerEmbedding, IntegerMixing
 from winnow.compress.runtimes import Answer
 from winnow.ssl import trunk
 from winnow.ssl.model import Classifier
@@ -178,6 +178,18 @@ def _layer(layer: nn.Module) -> plan.Layer:
         fc1=_matrix(layer.fc1, None),
         fc2=_matrix(layer.fc2, layer.scale2),
         norm2=_norm(layer.norm2),
+        levels=_levels(attention.mixing),
+    )
+
+
+def _levels(mixing: nn.Module) -> tuple[plan.Levels, plan.Levels, plan.Levels] | None:
+    """Say what the levels of query, key and value stand for; None: they are floats."""
+    if not isinstance(mixing, IntegerMixing):
+        return None
+    return (
+        plan.Levels(float(mixing.query_scale), int(mixing.query_zero_point)),
+        plan.Levels(float(mixing.key_scale), int(mixing.key_zero_point)),
+        plan.Levels(float(mixing.value_scale), int(mixing.value_zero_point)),
     )
 
 
