@@ -1,9 +1,11 @@
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
+import tiny
 import tiny_trunk
 import torch
 from tiny_trunk import SHAPE
@@ -27,7 +29,7 @@ def run(modality: Modality, ingest: Path, root: Path, **changed: Any) -> Path:
     settings: dict[str, Any] = {
         "model": {
             "layers": [1],
-            "distillation": {"weight": 0.5, "temperature": 2.0, "label_smoothing": 0.1},
+            "distillation": {**asdict(tiny.DISTILLATION), "label_smoothing": 0.1},
             "optimization": tiny_trunk.section(tiny_trunk.OPTIMIZATION),
         },
         "data": {"batch_size": 16, "streaming": None, "variants": {"number": 1, "strength": 1.0}, "seed": 0},
