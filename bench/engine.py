@@ -37,7 +37,8 @@ from winnow.compress.fakequant import fake_quantize
 from winnow.compress.runtimes import OnnxRuntime
 from winnow.data.text import Text
 from winnow.ssl.model import Classifier
-from winnow.ssl.trunk import Encoder, Shape
+from winnow.ssl.shape import Shape
+from winnow.ssl.trunk import Encoder
 
 BLOCKS = {"1×4": (1, 4), "2×4": (2, 4), "4×4": (4, 4)}
 SPARSITIES = (0.8, 0.9, 0.95)

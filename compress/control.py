@@ -3,7 +3,7 @@
 import logging
 import math
 from bisect import bisect_right
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -18,8 +18,9 @@ from winnow.data.modality import Modality
 from winnow.data.stage import BadInput, run
 from winnow.ssl import model as models
 from winnow.ssl.model import Classifier
+from winnow.ssl.shape import Shape
 from winnow.ssl.train import Optimization
-from winnow.ssl.trunk import Encoder, Shape
+from winnow.ssl.trunk import Encoder
 from winnow.ssl.vit import TimmShape
 
 Match = Literal["bundle", "encoder"]
@@ -37,6 +38,7 @@ class Narrow(Taught):
         sparse_int8: folder of the classifier whose layers and switches it has.
         dim: its width.
         heads: of each layer.
+        mlp_ratio: hidden width of the feed-forward part, in multiples of `dim`.
         quantize: fraction of the run after which it feels int8 [0–1].
         observe: fraction of the run after which activations' ranges stay [0–1].
         bits: of weights.
@@ -53,6 +55,7 @@ class Narrow(Taught):
         sparse_int8: Path,
         dim: int,
         heads: int,
+        mlp_ratio: float,
         quantize: float,
         observe: float,
         bits: Bits,
@@ -60,7 +63,7 @@ class Narrow(Taught):
         optimization: Optimization,
         seed: int,
     ) -> None:
-        shape = narrower(integer.load(Path(sparse_int8)).encoder.shape, dim, heads)
+        shape = narrower(integer.load(Path(sparse_int8)).encoder.shape, dim, heads, mlp_ratio)
         student = Classifier(Encoder(modality, shape), classes)
         taught = models.load_classifier(Path(teacher))
         super().__init__(student, taught, modality, classes, distillation, optimization, seed)
@@ -121,13 +124,14 @@ def main(
     """
     sparse = integer.load(sparse_int8)
     budget = size(sparse, match)
-    dim = widest(sparse, match, model["heads"], Bits(**model["bits"]))
+    shape = largest(sparse, match, model["heads"], Bits(**model["bits"]))
+    folders = {"teacher": str(teacher), "sparse_int8": str(sparse_int8)}
     method, history = teaching.teach(
         Narrow,
         modality,
         ingest,
         labels,
-        model={"teacher": str(teacher), "sparse_int8": str(sparse_int8), "dim": dim, **model},
+        model={**folders, "dim": shape.dim, "mlp_ratio": shape.mlp_ratio, **model},
         data=data,
         trainer=trainer,
         threads=threads,
@@ -146,7 +150,8 @@ def main(
     metrics = {
         "val_accuracy": teaching.validation_accuracy(method, method.student),
         "teacher_val_accuracy": teaching.validation_accuracy(method, method.teacher),
-        "dim": dim,
+        "dim": shape.dim,
+        "mlp_ratio": round(shape.mlp_ratio, 4),
         "parameters": parameters,
         "bytes": taken,
         "sparse_bytes": budget,
@@ -155,7 +160,7 @@ def main(
     store.write_json(out / "metrics.json", metrics)
 
 
-def narrower(shape: Shape | TimmShape, dim: int, heads: int) -> Shape:
+def narrower(shape: Shape | TimmShape, dim: int, heads: int, mlp_ratio: float) -> Shape:
     """Give the shape of a trunk of another width.
 
     Raises:
@@ -163,7 +168,8 @@ def narrower(shape: Shape | TimmShape, dim: int, heads: int) -> Shape:
     """
     if not isinstance(shape, Shape):
         raise BadInput(f"control makes winnow's own trunks narrower, and {shape.timm} is one of timm's")
-    return replace(shape, dim=dim, heads=heads)
+    whole = {field.name: getattr(shape, field.name) for field in fields(Shape)}  # of a sliced one, too
+    return Shape(**{**whole, "dim": dim, "heads": heads, "mlp_ratio": mlp_ratio})
 
 
 def size(model: Classifier, match: Match) -> int:
@@ -174,11 +180,11 @@ def size(model: Classifier, match: Match) -> int:
     return sum(taken for (group, _), taken in packing.sizes(packed).items() if group in parts.ENCODER)
 
 
-def widest(sparse: Classifier, match: Match, heads: int, bits: Bits) -> int:
-    """Find the largest width at which a dense classifier takes no more bytes than the sparse one.
+def largest(sparse: Classifier, match: Match, heads: int, bits: Bits) -> Shape:
+    """Find the largest shape of a dense classifier that takes no more bytes than the sparse one.
 
-    Untrained networks tell: their whole numbers fill the same range as those of a trained one, and pack
-    about alike.
+    That is the largest width, and then, as widths come in steps, the widest feed-forward part. Untrained
+    networks tell: their whole numbers fill the same range as those of a trained one, and pack alike.
 
     Args:
         sparse: the int8 classifier.
@@ -190,27 +196,33 @@ def widest(sparse: Classifier, match: Match, heads: int, bits: Bits) -> int:
         BadInput: if the narrowest takes more.
     """
     encoder, budget = sparse.encoder, size(sparse, match)
-    shape = narrower(encoder.shape, encoder.dim, heads)
+    wide = narrower(encoder.shape, encoder.dim, heads, getattr(encoder.shape, "mlp_ratio", 0))
     step = heads
-    if shape.positions == "sincos":
+    if wide.positions == "sincos":
         step = math.lcm(step, 2 * len(encoder.modality.grid))
-    if shape.convolutions is not None:
-        step = math.lcm(step, shape.convolutions.groups)
+    if wide.convolutions is not None:
+        step = math.lcm(step, wide.convolutions.groups)
 
-    def taken(dim: int) -> int:
-        trunk = Encoder(encoder.modality, narrower(shape, dim, heads))
-        return size(_untrained(Classifier(trunk, sparse.classes), bits), match)
-
-    widths = range(step, shape.dim + 1, step)
-    with torch.random.fork_rng():
+    def taken(shape: Shape) -> int:
         torch.manual_seed(0)
-        fitting = bisect_right(widths, budget, key=taken)
-    if not fitting:
-        raise BadInput(
-            f"the sparse classifier's {match} takes {budget} bytes, and a dense one of width {step}, the "
-            f"least for {heads} heads, takes more: set control.model.heads lower"
-        )
-    return widths[fitting - 1]
+        return size(_untrained(Classifier(Encoder(encoder.modality, shape), sparse.classes), bits), match)
+
+    shapes = [replace(wide, dim=dim) for dim in range(step, wide.dim + 1, step)]
+    with torch.random.fork_rng():
+        fitting = bisect_right(shapes, budget, key=taken)
+        if not fitting:
+            raise BadInput(
+                f"the sparse classifier's {match} takes {budget} bytes, and a dense one of width {step}, the "
+                f"least for {heads} heads, takes more: set control.model.heads lower"
+            )
+        if fitting == len(shapes):
+            return shapes[-1]
+        shape = shapes[fitting - 1]
+        narrow = int(shape.dim * shape.mlp_ratio)
+        # Up to twice as wide; the next number above a ratio, so that no rounding makes it one unit less.
+        ratios = [math.nextafter(width / shape.dim, math.inf) for width in range(narrow, 2 * narrow + 1)]
+        shapes = [replace(shape, mlp_ratio=ratio) for ratio in ratios]
+        return shapes[bisect_right(shapes, budget, key=taken) - 1]
 
 
 @torch.no_grad()

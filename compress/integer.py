@@ -24,8 +24,8 @@ from winnow.compress.fakequant import (
     Observer,
     fake_quantize,
     replace,
-    shortened,
     shares,
+    shortened,
     weight_max,
     weight_scale,
 )

@@ -11,6 +11,8 @@ from lightning.pytorch.callbacks import Callback
 from torch import Tensor
 from torch.nn import functional
 
+from winnow.compress import imitation
+from winnow.compress.imitation import Latents, Relations
 from winnow.data.batches import Batch
 from winnow.data.modality import Modality
 from winnow.ssl import model as models
@@ -29,11 +31,23 @@ class Distillation:
         weight: of the teacher; the labels have the rest [0–1].
         temperature: that all logits are divided by; above 1, the unlikely classes count too.
         label_smoothing: probability that labels give to all classes alike [0–1].
+        latents: weight of the layers' outputs, beside that of classes and labels; 0: they do not count.
+        relations: how tokens are to relate.
+
+    Raises:
+        ValueError: if a weight is negative.
     """
 
     weight: float
     temperature: float
     label_smoothing: float
+    latents: float
+    relations: Relations
+
+    def __post_init__(self) -> None:
+        for name, weight in (("latents", self.latents), ("relations.weight", self.relations.weight)):
+            if weight < 0:
+                raise ValueError(f"distillation.{name} must be 0 or more, not {weight}")
 
 
 def distillation_loss(
@@ -71,7 +85,8 @@ class Taught(Method):
         seed: of dropout.
 
     Raises:
-        ValueError: if a model was made for other samples or other classes.
+        ValueError: if a model was made for other samples or other classes, or their insides are to be
+            alike and cannot be compared.
     """
 
     def __init__(
@@ -90,7 +105,13 @@ class Taught(Method):
         self.student = student.train()  # Lightning leaves it in the mode that it comes in
         # In a tuple, where torch does not see it: no part of state_dict, optimizer or train().
         self._hidden = (teacher.requires_grad_(False).eval(),)
-        self.distillation = distillation
+        self.distillation, self.latents = distillation, None
+        if distillation.relations.weight:
+            imitation.require_relations(student.encoder, teacher.encoder, distillation.relations)
+        if distillation.latents:
+            if student.encoder.drop_layer:
+                raise ValueError("distillation.latents needs a student without shape.drop_layer")
+            self.latents = Latents(student.encoder, teacher.encoder)
 
     @property
     def kept(self) -> Classifier:
@@ -105,13 +126,19 @@ class Taught(Method):
         self.teacher.to(self.device)
 
     def loss(self, batch: Batch) -> Float[Tensor, ""]:
-        """Give what a batch is to be taught: the teacher's classes, and the labels."""
+        """Give what a batch is to be taught: the teacher's classes and inside, and the labels."""
+        relations = self.distillation.relations
         with torch.no_grad():
-            wanted = self.teacher(batch.x)
-        logits = self.student(batch.x)
-        taught = distillation_loss(logits, wanted, self.distillation.temperature)
-        told = label_loss(logits, batch.label, self.distillation.label_smoothing)
-        return self.distillation.weight * taught + (1 - self.distillation.weight) * told
+            teacher = imitation.look(self.teacher, batch.x, relations.layer if relations.weight else None)
+        student = imitation.look(self.student, batch.x, -1 if relations.weight else None)
+        taught = distillation_loss(student.logits, teacher.logits, self.distillation.temperature)
+        told = label_loss(student.logits, batch.label, self.distillation.label_smoothing)
+        loss = self.distillation.weight * taught + (1 - self.distillation.weight) * told
+        if self.latents is not None:
+            loss = loss + self.distillation.latents * self.latents(student, teacher)
+        if relations.weight:
+            loss = loss + relations.weight * imitation.relation_loss(student, teacher, relations.heads)
+        return loss
 
     def costs(self, batch: Batch) -> tuple[Float[Tensor, ""], Int[Tensor, ""]]:
         size = torch.tensor(len(batch.x), device=self.device)

@@ -24,7 +24,7 @@ MODEL: dict[str, Any] = {
     "heads": 1.0,
     "channels": 1.0,
     "slicing": SLICING,
-    "distillation": {"weight": 0.5, "temperature": 2.0, "label_smoothing": 0.1},
+    "distillation": {**asdict(tiny.DISTILLATION), "label_smoothing": 0.1},
     "optimization": tiny_trunk.section(tiny_trunk.OPTIMIZATION),
 }
 

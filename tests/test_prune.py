@@ -1,9 +1,10 @@
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import pytest
+import tiny
 import tiny_trunk
 import torch
 from conftest import KINDS
@@ -22,7 +23,7 @@ from winnow.ssl.model import Classifier
 from winnow.ssl.trunk import Encoder
 
 TEACHING: dict[str, Any] = {
-    "distillation": {"weight": 0.5, "temperature": 2.0, "label_smoothing": 0.1},
+    "distillation": {**asdict(tiny.DISTILLATION), "label_smoothing": 0.1},
     "optimization": tiny_trunk.section(tiny_trunk.OPTIMIZATION, hold=0.5),
 }
 RUN: dict[str, Any] = {

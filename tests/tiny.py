@@ -11,6 +11,7 @@ from tiny_trunk import SHAPE
 from torch import Tensor
 from torch.utils.data import DataLoader
 
+from winnow.compress.imitation import Relations
 from winnow.compress.sparsity import magnitude_keep, prunable
 from winnow.compress.teaching import Distillation, Taught
 from winnow.data.batches import Batch
@@ -24,7 +25,13 @@ from winnow.ssl.trunk import Encoder
 
 CLASSES = ["left", "right", "top"]
 OPTIMIZATION = replace(tiny_trunk.OPTIMIZATION, lr=5e-3, hold=0.5, weight_decay=0.1, betas=(0.9, 0.99))
-DISTILLATION = Distillation(weight=0.5, temperature=2.0, label_smoothing=0.0)
+DISTILLATION = Distillation(
+    weight=0.5,
+    temperature=2.0,
+    label_smoothing=0.0,
+    latents=0.0,
+    relations=Relations(weight=0.0, heads=2, layer=-1),
+)
 
 
 def classifier(seed: int = 0, shape: Shape = SHAPE) -> Classifier:
