@@ -5,20 +5,23 @@
 `python -m bench.engine encoders [--tokens 128] [--batch 1] [--threads 1] [--rounds 15]`
     encoders shaped as DistilBERT, BERT-Base and BERT-Large, with random weights: time as a share of what
     DistilBERT takes in PyTorch fp32, and of what others take for the same shape
+`python -m bench.engine encoders --tokens 128 384 --batch 1 8 --threads 1 2 --rounds 3`
+    the same for each combination, and all of their shares in one table
 `python -m bench.engine classifiers out/speech out/vision out/text [--threads 1] [--rounds 200]`
     the pipeline's own int8 classifiers, beside ONNX Runtime
 
 All that is in a table runs in this process, in turns, so that what else the machine does falls on all alike;
-medians. One thread is timed by the processor's clock, which does not count while others have the core.
-OpenVINO is measured too where it is installed.
+medians. One thread is timed by the processor's clock, which does not count while others have the core;
+several are by that on the wall. OpenVINO is measured too where it is installed.
 """
 
 import argparse
+import itertools
 import os
 import statistics
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import partial
 from importlib.util import find_spec
@@ -29,7 +32,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from winnow.compress import export, integer
+from winnow.compress import choice, export, integer
 from winnow.compress.engine import plan, running
 from winnow.compress.engine.classifier import EngineClassifier
 from winnow.compress.engine.plan import Levels, Matrix, Norm
@@ -142,17 +145,16 @@ def others(size: Size, x: Tensor, threads: int, folder: Path) -> dict[str, Run]:
         with torch.inference_mode():
             return model(x)
 
-    paths = {
-        "fp32": folder / f"{size.dim}-{size.layers}.onnx",
-        "int8": folder / f"{size.dim}-{size.layers}-int8.onnx",
-    }
-    if find_spec("openvino") or size.layers == 6:
+    name = f"{size.dim}-{size.layers}-{x.shape[1]}"
+    paths = {"fp32": folder / f"{name}.onnx", "int8": folder / f"{name}-int8.onnx"}
+    if (find_spec("openvino") or size.layers == 6) and not paths["fp32"].exists():
         export.to_onnx(model, x.repeat(2, 1), paths["fp32"])
-    quantized = torch_classifier(size, x.shape[1])
-    fake_quantize(quantized)
-    with torch.no_grad():
-        quantized.train()(x[:1])
-    export.to_onnx(integer.to_integers(quantized), x.repeat(2, 1), paths["int8"])
+    if not paths["int8"].exists():
+        quantized = torch_classifier(size, x.shape[1])
+        fake_quantize(quantized)
+        with torch.no_grad():
+            quantized.train()(x[:1])
+        export.to_onnx(integer.to_integers(quantized), x.repeat(2, 1), paths["int8"])
     runs: dict[str, Run] = {"PyTorch fp32": in_torch} if size.layers == 6 else {}
     feed = {"x": x.numpy()}
     for name, path in paths.items():
@@ -173,17 +175,57 @@ def in_openvino(path: Path, x: Tensor, threads: int) -> Run:
     return partial(request.infer, [x.numpy()])
 
 
-def encoders(names: list[str], tokens: int, batch: int, threads: int, rounds: int) -> None:
+class Load(NamedTuple):
+    """What encoders are given to do."""
+
+    tokens: int
+    batch: int
+    threads: int
+
+    def __str__(self) -> str:
+        return f"{self.tokens} tokens, batch {self.batch}, {self.threads} thread(s)"
+
+
+def encoders(names: list[str], loads: list[Load], rounds: int) -> None:
     """Compare encoders with DistilBERT in PyTorch fp32, and with the same shape in dense int8."""
+    shares: dict[Load, dict[str, float]] = {}
+    with tempfile.TemporaryDirectory() as folder:
+        for load in loads:
+            found_s = encode(names, load, rounds, Path(folder))
+            first = found_s.get("DistilBERT | PyTorch fp32")
+            print(f"\n{load}; {machine()}\n")
+            print("| encoder | runtime | ms | of DistilBERT, PyTorch fp32 | of the same, ONNX Runtime int8 |")
+            print("|---|---|---:|---:|---:|")
+            for name, seconds in found_s.items():
+                own = found_s[name.split(" | ")[0] + " | ONNX Runtime int8"]
+                share = f"{seconds / first:.3f}" if first else "–"
+                print(f"| {name} | {1000 * seconds:.2f} | {share} | {seconds / own:.3f} |", flush=True)
+            if first:
+                shares[load] = {name: seconds / first for name, seconds in found_s.items()}
+    if len(shares) > 1:
+        print_shares(shares)
+
+
+def print_shares(shares: Mapping[Load, Mapping[str, float]]) -> None:
+    """Print what each takes of DistilBERT in PyTorch fp32 under the same load, one column a load."""
+    print("\nShare of what DistilBERT takes in PyTorch fp32 under the same load\n")
+    print("| encoder | runtime | " + " | ".join(map(str, shares)) + " |")
+    print("|---|---|" + "---:|" * len(shares))
+    for name in next(iter(shares.values())):
+        print(f"| {name} | " + " | ".join(f"{found[name]:.3f}" for found in shares.values()) + " |")
+
+
+def encode(names: list[str], load: Load, rounds: int, folder: Path) -> dict[str, float]:
+    """Time all contenders under one load [s]; the folder keeps ONNX files for the next."""
+    tokens, batch, threads = load
     torch.set_num_threads(threads)
     x = torch.randint(1, VOCABULARY, (batch, tokens), generator=torch.Generator().manual_seed(0))
     embedded = np.random.default_rng(0).normal(size=(batch, tokens, 1024)).astype(np.float32)
     valid = np.ones((batch, tokens), bool)
     runs: dict[str, Run] = {}
-    with tempfile.TemporaryDirectory() as folder:
-        for name in names:
-            found = others(ENCODERS[name], x, threads, Path(folder))
-            runs |= {f"{name} | {runtime}": run for runtime, run in found.items()}
+    for name in names:
+        found = others(ENCODERS[name], x, threads, folder)
+        runs |= {f"{name} | {runtime}": run for runtime, run in found.items()}
     for name in names:
         size, settings = ENCODERS[name], [("dense", (4, 4), 0.0)]
         settings += [(f"{label} {s:.0%}", block, s) for label, block in BLOCKS.items() for s in SPARSITIES]
@@ -191,24 +233,14 @@ def encoders(names: list[str], tokens: int, batch: int, threads: int, rounds: in
             engine = running.Engine(drawn_encoder(size, tokens, block, sparsity), threads)
             inputs = np.ascontiguousarray(embedded[..., : size.dim])
             runs[f"{name} | engine {label}"] = partial(engine.tokens, inputs, valid)
-    found_s = in_turns(runs, rounds, clock_of(threads))
-    first = found_s["DistilBERT | PyTorch fp32"]
-    print(f"\n{tokens} tokens, batch {batch}, {threads} thread(s); {machine()}")
-    if not find_spec("openvino"):
-        print("OpenVINO is not installed here, and not measured.")
-    print(
-        "\n| encoder | runtime | ms | of DistilBERT in PyTorch fp32 | of its own dense int8 in ONNX Runtime |"
-    )
-    print("|---|---|---:|---:|---:|")
-    for name, seconds in found_s.items():
-        own = found_s[name.split(" | ")[0] + " | ONNX Runtime int8"]
-        print(f"| {name} | {1000 * seconds:.2f} | {seconds / first:.3f} | {seconds / own:.3f} |")
+    return in_turns(runs, rounds, clock_of(threads))
 
 
 def machine() -> str:
-    """Say what the machine is, and how busy."""
-    best = running.instructions()[0]
-    return f"{best}, peak {running.peak() / 1e9:.0f} G products/s, load {os.getloadavg()[0]:.1f}"
+    """Say what the machine is, what it can do, and how busy it is."""
+    peak = f"peak {running.peak() / 1e9:.0f} G products/s"
+    sets, absent = "/".join(running.instructions()), "" if find_spec("openvino") else "; no OpenVINO here"
+    return f"{choice.machine()['processor']}, {sets}, {peak}, load {os.getloadavg()[0]:.1f}{absent}"
 
 
 def kernels(tokens: int, rounds: int) -> None:
@@ -264,17 +296,20 @@ def main() -> None:
         "folders", nargs="*", type=Path, help="of the pipeline's results, one for each modality"
     )
     parser.add_argument("--encoders", nargs="+", choices=ENCODERS, default=list(ENCODERS))
-    parser.add_argument("--tokens", type=int, default=128)
-    parser.add_argument("--batch", type=int, default=1)
-    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--tokens", type=int, nargs="+", default=[128])
+    parser.add_argument("--batch", type=int, nargs="+", default=[1])
+    parser.add_argument("--threads", type=int, nargs="+", default=[1])
     parser.add_argument("--rounds", type=int, default=15)
     given = parser.parse_args()
     if given.what == "kernels":
-        kernels(given.tokens, given.rounds)
+        for tokens in given.tokens:
+            kernels(tokens, given.rounds)
     elif given.what == "encoders":
-        encoders(given.encoders, given.tokens, given.batch, given.threads, given.rounds)
+        loads = [Load(*load) for load in itertools.product(given.tokens, given.batch, given.threads)]
+        encoders(given.encoders, loads, given.rounds)
     else:
-        classifiers(given.folders, given.threads, given.rounds)
+        for threads in given.threads:
+            classifiers(given.folders, threads, given.rounds)
 
 
 if __name__ == "__main__":

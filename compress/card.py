@@ -81,6 +81,7 @@ def gather(root: Path, encoder: Path, rounds: Sequence[int]) -> dict[str, Any]:
         "test_samples": metrics.get("test_samples"),
         "sparsity": metrics.get("sparsity"),
         "models": [_model(name, metrics, latency.get(name, {})) for name in MODELS],
+        "engine": _engine(latency.get("int8_engine", {})),
         "bundle": {
             "size_bytes": metrics["bundle_size_bytes"],
             "ratio": metrics["teacher_size_bytes"] / metrics["bundle_size_bytes"],
@@ -122,10 +123,24 @@ def _model(name: str, metrics: Mapping[str, Any], latency: Mapping[str, int | fl
     }
 
 
-def _took(latency: Mapping[str, int | float], batch: str) -> dict[str, int | float] | None:
+def _engine(latency: Mapping[str, Any]) -> dict[str, Any]:
+    """Tell how the int8 model does in the engine, or why it does not."""
+    return {
+        "latency": {batch: _took(latency, batch) for batch in _BATCHES},
+        "classes_that_differ": latency.get("classes_that_differ"),
+        "missing": latency.get("missing"),
+    }
+
+
+def _took(latency: Mapping[str, Any], batch: str) -> dict[str, Any] | None:
     keys = ("p10", "median", "p90")
     took = {key: latency.get(f"{batch}_{key}_ms") for key in keys}
-    return None if None in took.values() else took  # type: ignore[return-value]
+    return None if None in took.values() else took
+
+
+def _median(model: Mapping[str, Any]) -> float | None:
+    took = model["latency"][_BATCHES[0]]
+    return None if took is None else took["median"]
 
 
 def _ratios(ledger: Mapping[str, Any]) -> list[dict[str, Any]]:
@@ -174,6 +189,10 @@ def render(card: Mapping[str, Any]) -> str:
         sizes=[
             *({"label": model["name"], "value": model["size_bytes"]} for model in card["models"]),
             {"label": "bundle", "value": card["bundle"]["size_bytes"]},
+        ],
+        latencies=[
+            *({"label": model["name"], "value": _median(model)} for model in card["models"]),
+            {"label": "int8 in the engine", "value": _median(card["engine"])},
         ],
         columns=_COLUMNS,
         parts=[{"name": row["name"].replace("_", " "), "value": row["bundle"]} for row in card["parts"]],

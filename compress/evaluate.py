@@ -2,7 +2,6 @@
 
 import logging
 import tempfile
-import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -10,19 +9,24 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
+from jaxtyping import Int64
 from torch import Tensor
 
 from winnow.compress import bundle, export, integer, ledger, posttraining, sparsity
+from winnow.compress.engine.classifier import EngineClassifier
+from winnow.compress.engine.library import Unavailable
 from winnow.compress.fakequant import Products
-from winnow.compress.runtimes import OnnxRuntime, Runtime, TorchRuntime, logits
+from winnow.compress.runtimes import OnnxRuntime, Runtime, TorchRuntime, in_turns, logits
 from winnow.data import store
 from winnow.data.batches import stack
 from winnow.data.intervals import measured, paired_difference
 from winnow.data.modality import Modality
 from winnow.data.stage import BadInput, run
 from winnow.ssl import model as models
+from winnow.ssl.model import Classifier
 
 BATCH_SIZES = (1, 32)  # whose latency is measured
+ENGINE = "int8_engine"  # the int8 model in winnow's own runtime
 
 _log = logging.getLogger(__name__)
 
@@ -46,7 +50,8 @@ def main(
 ) -> None:
     """Score the four on the test split, with the labels that it was delivered with.
 
-    All of them run in ONNX Runtime: size and precision are then all that sets them apart.
+    All of them run in ONNX Runtime: size and precision are then all that sets them apart. The int8 model
+    runs in the engine, too, where that can be built, for its time and for how often it says another class.
 
     Args:
         modality: what the samples are.
@@ -63,7 +68,7 @@ def main(
         warmup: runs of each model before time is taken.
         rounds: runs of each model that are timed, in turns.
         seed: of the bootstrap.
-        threads: of ONNX Runtime.
+        threads: of ONNX Runtime and the engine.
 
     Raises:
         BadInput: if a model knows other classes than the dataset.
@@ -138,7 +143,9 @@ def main(
     for name, prediction in predictions.items():
         table[name] = names[prediction]
     store.write_table(out / "predictions.parquet", table)
-    store.write_json(out / "latency.json", latency(runners, samples.x, warmup, rounds))
+    engine, told = in_engine(integers, threads, samples.x, batch_size, predictions["int8"])
+    timed = latency({**runners, **engine}, samples.x, warmup, rounds)
+    store.write_json(out / "latency.json", {**timed, ENGINE: {**timed.get(ENGINE, {}), **told}})
     _log.info(
         "int8: accuracy %.3f, %+.2f points from the teacher's %.3f, %.1f times smaller on disk",
         metrics["int8_accuracy"],
@@ -179,6 +186,27 @@ def lost(name: str, teacher: np.ndarray, other: np.ndarray, seed: int, resamples
     }
 
 
+def in_engine(
+    model: Classifier, threads: int, x: Tensor, batch_size: int, wanted: Int64[np.ndarray, " sample"]
+) -> tuple[dict[str, Runtime], dict[str, int | str]]:
+    """Bring the int8 model into the engine, and count the samples of which it says another class.
+
+    Both round to the levels of the next layer, and which way a number between two of them goes depends on the
+    machine.
+
+    Returns:
+        The engine by its name, and how many classes differ from those that ONNX Runtime said (`wanted`); no
+        engine, and why, where it does not run.
+    """
+    try:
+        engine = EngineClassifier(model, threads)
+    except (Unavailable, ValueError) as error:
+        _log.warning("the engine does not run here, and is not measured: %s", error)
+        return {}, {"missing": str(error)}
+    differ = logits(engine, x, batch_size).argmax(1) != wanted
+    return {ENGINE: engine}, {"classes_that_differ": int(differ.sum())}
+
+
 def latency(
     runners: Mapping[str, Runtime], x: Tensor, warmup: int, rounds: int
 ) -> dict[str, dict[str, float]]:
@@ -189,17 +217,10 @@ def latency(
     """
     found: dict[str, dict[str, float]] = {name: {} for name in runners}
     for size in BATCH_SIZES:
-        batch = x[torch.arange(size) % len(x)]
-        taken: dict[str, list[float]] = {name: [] for name in runners}
-        for turn in range(warmup + rounds):
-            for name, runner in runners.items():
-                began = time.perf_counter()
-                runner(batch)
-                if turn >= warmup:
-                    taken[name].append(1000 * (time.perf_counter() - began) / size)
+        taken = in_turns(runners, x[torch.arange(size) % len(x)], warmup, rounds)
         for name, times in taken.items():
             for key, percentile in (("p10", 10), ("median", 50), ("p90", 90)):
-                value = float(np.percentile(times, percentile))
+                value = 1000 * float(np.percentile(times, percentile)) / size
                 found[name][f"batch_{size}_{key}_ms"] = round(value, 5)
     return found
 

@@ -11,12 +11,15 @@ On the command line:
 
     python -m winnow.compress.predict model.winnow photo.png other.jpg --top 3
     echo 'sum of array elements' | python -m winnow.compress.predict model.winnow - --lines --json
+
+Of what can run the network (the engine, torch, ONNX Runtime) the fastest does, unless one is named.
 """
 
 import argparse
 import json
+import logging
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -26,7 +29,9 @@ from jaxtyping import Float32
 from torch import Tensor
 
 from winnow.compress import bundle
-from winnow.compress.runtimes import OnnxRuntime, Runtime, TorchRuntime
+from winnow.compress.engine.library import Unavailable
+from winnow.compress.runtimes import OnnxRuntime, Runtime
+from winnow.compress.serving import RUNTIMES, serve
 from winnow.data.modality import Modality, Reject
 
 Raw = bytes | str | Path
@@ -67,12 +72,24 @@ class Predictor:
         classes: in the order of the logits.
         runtime: runs the network.
         card: what is known of the model; empty for an ONNX file.
+        median_ms: what a batch took in each of the runtimes that this one was chosen from, by name.
     """
 
     def __init__(
-        self, modality: Modality, classes: list[str], runtime: Runtime, card: dict[str, Any]
+        self,
+        modality: Modality,
+        classes: list[str],
+        runtime: Runtime,
+        card: dict[str, Any],
+        median_ms: Mapping[str, float] | None = None,
     ) -> None:
         self.modality, self.classes, self.runtime, self.card = modality, classes, runtime, card
+        self.median_ms = dict(median_ms or {})
+
+    @property
+    def runtime_name(self) -> str:
+        """What runs the network: engine, onnx or torch."""
+        return self.runtime.name
 
     @property
     def reads_texts(self) -> bool:
@@ -144,25 +161,36 @@ def _cut(data: Iterable[Any], size: int) -> Iterator[list[Any]]:
         yield part
 
 
-def load(path: Path | str, threads: int | None = None) -> Predictor:
-    """Read a model: a `.winnow` bundle, or an `.onnx` file of `quantize`.
+def load(
+    path: Path | str, threads: int | None = None, runtime: str = "auto", batch_size: int = 1
+) -> Predictor:
+    """Read a model: a `.winnow` bundle, or an `.onnx` file of `quantize`, which runs in ONNX Runtime alone.
 
     Args:
         path: the file; what it is called decides.
         threads: of the runtime; of all of torch, where that is the runtime. None: as many as torch has now.
+        runtime: one of `RUNTIMES`; `auto` is the fastest, as it is measured when a model is first loaded.
+        batch_size: as many samples as will be asked about at a time: runtimes are compared at it.
 
     Raises:
-        FileNotFoundError: if there is none.
-        ValueError: if it is damaged or something else.
+        FileNotFoundError: if there is no such file.
+        ValueError: if it is damaged or something else, or cannot run in what is asked for.
+        ImportError: if ONNX Runtime is needed and not installed.
+        Unavailable: if the engine is asked for and cannot be built here.
     """
     path = Path(path)
+    number = threads or torch.get_num_threads()
     if path.suffix == ".onnx":
-        onnx = OnnxRuntime(path, threads or torch.get_num_threads())
+        if runtime not in ("auto", "onnx"):
+            raise ValueError(f"{path} runs in ONNX Runtime, not in {runtime!r}: that takes a bundle, .winnow")
+        onnx = OnnxRuntime(path, number)
         return Predictor(onnx.modality(), onnx.classes, onnx, {})
     if threads is not None:
         torch.set_num_threads(threads)
     held = bundle.load(path)
-    return Predictor(held.model.encoder.modality, held.model.classes, TorchRuntime(held.model), held.card)
+    chosen = serve(held.model, path, number, runtime, batch_size)
+    modality = held.model.encoder.modality
+    return Predictor(modality, held.model.classes, chosen.runtime, held.card, chosen.median_ms)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -172,13 +200,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
         0 if all could be read, 1 if some could not, 2 if the model could not.
     """
     asked = _parser().parse_args(arguments)
+    # What is done only once, and takes its time, says so: the engine is compiled, runtimes are measured.
+    logging.basicConfig(format="predict: %(message)s")
+    logging.getLogger("winnow").setLevel(logging.INFO)
+    alone = len(asked.files) == 1 and not asked.lines
     try:
-        model = load(asked.model, asked.threads)
-    except (OSError, ValueError) as error:
+        model = load(asked.model, asked.threads, asked.runtime, 1 if alone else asked.batch_size)
+    except (OSError, ValueError, ImportError, Unavailable) as error:
         print(f"predict: {error}", file=sys.stderr)
         return 2
     if asked.card:
-        print(json.dumps(model.card, indent=2, ensure_ascii=False))
+        runtime = {"name": model.runtime_name, "threads": asked.threads, "median_ms": model.median_ms}
+        print(json.dumps({**model.card, "runtime": runtime}, indent=2, ensure_ascii=False))
     show = _as_json if asked.json else _as_text
     failed = False
     for part in _cut(_named(asked.files, asked.lines), asked.batch_size):
@@ -245,6 +278,12 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--threads", type=_positive, default=1, metavar="N", help="of the runtime (%(default)s)"
+    )
+    parser.add_argument(
+        "--runtime",
+        choices=RUNTIMES,
+        default="auto",
+        help="what runs the network; auto measures once which is fastest here (%(default)s)",
     )
     return parser
 

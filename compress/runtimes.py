@@ -1,9 +1,10 @@
 """What runs a classifier: x, a batch of samples, to what it says of them. One interface, several ways."""
 
 import json
-from collections.abc import Callable
+import time
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -27,8 +28,19 @@ class Answer(NamedTuple):
     embedding: Float32[np.ndarray, "batch dim"]
 
 
-# What can run a classifier: a batch of samples, as `Modality.load` gives them, to the answer.
-Runtime = Callable[[Tensor], Answer]
+@runtime_checkable
+class Runtime(Protocol):
+    """What can run a classifier: a batch of samples, as `Modality.load` gives them, to the answer.
+
+    Attributes:
+        name: of its kind.
+    """
+
+    name: ClassVar[str]
+
+    def __call__(self, x: Tensor) -> Answer:
+        """Run one batch."""
+        ...
 
 
 class TorchRuntime:
@@ -37,6 +49,8 @@ class TorchRuntime:
     Args:
         model: of `winnow.compress.integer`, or a float one.
     """
+
+    name: ClassVar[str] = "torch"
 
     def __init__(self, model: Classifier) -> None:
         self.model = model.eval()
@@ -55,8 +69,11 @@ class OnnxRuntime:
         threads: that one run uses.
 
     Raises:
-        ValueError: if ONNX Runtime cannot read it, or it does not say how samples are read.
+        ImportError: if ONNX Runtime is not installed.
+        ValueError: if it cannot read the file, or this does not say how samples are read.
     """
+
+    name: ClassVar[str] = "onnx"
 
     def __init__(self, path: Path, threads: int) -> None:
         import onnxruntime  # others run without it
@@ -93,6 +110,28 @@ class OnnxRuntime:
 
     def __call__(self, x: Tensor) -> Answer:
         return Answer(*self.session.run(["logits", "embeddings"], {"x": x.numpy()}))
+
+
+def in_turns(runtimes: Mapping[str, Runtime], x: Tensor, warmup: int, rounds: int) -> dict[str, list[float]]:
+    """Run contenders one after the other, again and again: what else the machine does falls on all alike.
+
+    Args:
+        runtimes: by name.
+        x: a batch.
+        warmup: rounds before time is taken.
+        rounds: that are timed.
+
+    Returns:
+        What each round took of each [s].
+    """
+    taken: dict[str, list[float]] = {name: [] for name in runtimes}
+    for turn in range(warmup + rounds):
+        for name, runtime in runtimes.items():
+            began = time.perf_counter()
+            runtime(x)
+            if turn >= warmup:
+                taken[name].append(time.perf_counter() - began)
+    return taken
 
 
 def logits(runtime: Runtime, x: Tensor, batch_size: int) -> Float32[np.ndarray, "sample class"]:

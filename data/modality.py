@@ -88,6 +88,10 @@ class Modality(abc.ABC):
         """
 
     @abc.abstractmethod
+    def draw(self, generator: Generator) -> Tensor:
+        """Draw an x that means nothing and fills the whole grid: to time a network with."""
+
+    @abc.abstractmethod
     def descriptor(self, payload: bytes) -> Float32[np.ndarray, " feature"]:
         """Describe a sample by a cheap vector that needs no model: the evidence of round 1."""
 

@@ -191,6 +191,9 @@ class Speech(_Recording):
             real[None, None], where[None], mode="bilinear", padding_mode="border", align_corners=True
         )[0, 0]
 
+    def draw(self, generator: Generator) -> Float32[Tensor, "frame mel"]:
+        return _mark_real(torch.randn(self.frames, self.mels, generator=generator))
+
     def frontend(self, dim: int) -> nn.Module:
         return _Frames(self.mels, self.frames_per_token, dim)
 
@@ -237,6 +240,9 @@ class Waveform(_Recording):
         variant = torch.zeros_like(x)
         variant[: len(real)] = (real - real.mean()) / (real.var(correction=0) + 1e-7).sqrt()
         return variant
+
+    def draw(self, generator: Generator) -> Float32[Tensor, " time"]:
+        return _mark_real(torch.randn(self.length, generator=generator))
 
     def frontend(self, dim: int) -> nn.Module:
         return _Convolutions(self.convolutions, dim)
@@ -303,7 +309,7 @@ def _is_real(x: Float[Tensor, "frame mel"]) -> Bool[Tensor, " frame"]:
     return (x != 0).any(dim=1)
 
 
-def _mark_real(frames: Float[Tensor, "frame mel"]) -> Float[Tensor, "frame mel"]:
+def _mark_real(frames: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
     return torch.where(frames == 0, _NOT_ZERO, frames)
 
 

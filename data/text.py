@@ -106,6 +106,10 @@ class _Document(Modality):
             minima.update_batch(pieces[start : start + _SHINGLES])
         return minima.hashvalues.astype(np.uint16)
 
+    def draw(self, generator: Generator) -> Int64[Tensor, " token"]:
+        ids = torch.randint(self.vocabulary - 1, (self.length,), generator=generator)
+        return ids + (ids >= self.padding)  # any but the padding
+
     def frontend(self, dim: int) -> nn.Module:
         return _Subwords(self.vocabulary, self.padding, dim)
 

@@ -93,6 +93,9 @@ class Vision(Modality):
         )[0]
         return (moved * (1 + 0.1 * gain) + 0.1 * offset).clamp(-1, 1)
 
+    def draw(self, generator: Generator) -> Float32[Tensor, "channel height width"]:
+        return 2 * torch.rand(self.channels, self.size, self.size, generator=generator) - 1
+
     def descriptor(self, payload: bytes) -> Float32[np.ndarray, " feature"]:
         """Describe an image by a thumbnail's pixels and the directions of its edges."""
         image = Image.open(io.BytesIO(payload))

@@ -53,6 +53,23 @@ def test_compares_every_model_with_the_teacher(found: dict[str, Any]) -> None:
     assert models["int8"]["latency"]["batch_1"] == {"p10": 0.9, "median": 1.0, "p90": 1.4}
 
 
+def test_shows_the_int8_model_in_the_engine_beside_onnx_runtime(found: dict[str, Any], written: Path) -> None:
+    html = (written / "card.html").read_text()
+    assert found["engine"]["latency"]["batch_1"] == {"p10": 0.3, "median": 0.4, "p90": 0.5}
+    assert "0.4 ms" in html and "Of 200 test samples it says 1 to be of another class" in html
+
+
+def test_an_engine_that_could_not_be_built_is_said_to_be_missing(home: Path, tmp_path: Path) -> None:
+    planted.write_all(tmp_path)
+    latency = store.read_json(home / "evaluate/latency.json")
+    latency["int8_engine"] = {"missing": "no C++ compiler (CXX=<none>)"}
+    planted.write_json(tmp_path / "text/evaluate/latency.json", latency)
+    out = run(tmp_path / "text", tmp_path / "card")
+    html = (out / "card.html").read_text()
+    assert html.count("not built here") == 2 and "no C++ compiler (CXX=&lt;none&gt;)" in html
+    assert store.read_json(out / "card.json")["engine"]["latency"] == {"batch_1": None, "batch_32": None}
+
+
 def test_shows_ratios_with_what_they_count(found: dict[str, Any], written: Path) -> None:
     html = (written / "card.html").read_text()
     counted = found["ratios"][0]

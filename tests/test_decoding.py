@@ -79,6 +79,9 @@ class Halves(Modality):
     def transform(self, x: Tensor, generator: Generator) -> Tensor:
         raise NotImplementedError
 
+    def draw(self, generator: Generator) -> Tensor:
+        raise NotImplementedError
+
     def frontend(self, dim: int) -> nn.Module:
         raise NotImplementedError
 

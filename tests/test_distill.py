@@ -1,9 +1,11 @@
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
+import tiny
 import tiny_trunk
 import torch
 from runs import command_line

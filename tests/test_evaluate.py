@@ -4,11 +4,14 @@ import numpy as np
 import pytest
 import tiny
 import torch
+from compiling import require_compiler
+from test_quantize import quantized
 
-from winnow.compress import evaluate
-from winnow.compress.evaluate import latency, lost
+from winnow.compress import evaluate, integer
+from winnow.compress.engine.classifier import EngineClassifier
+from winnow.compress.evaluate import in_engine, latency, lost
 from winnow.compress.export import to_onnx
-from winnow.compress.runtimes import OnnxRuntime
+from winnow.compress.runtimes import OnnxRuntime, TorchRuntime
 from winnow.data.intervals import measured
 from winnow.data.modality import Modality
 from winnow.data.stage import BadInput
@@ -51,6 +54,27 @@ def test_latency_is_of_every_model_and_batch_size(tmp_path: Path) -> None:
         for size in evaluate.BATCH_SIZES:
             p10, median, p90 = (times[f"batch_{size}_{k}_ms"] for k in ("p10", "median", "p90"))
             assert 0 < p10 <= median <= p90
+
+
+def test_the_engine_is_counted_against_what_onnx_runtime_said() -> None:
+    require_compiler()
+    x, model = tiny.samples(40).x, integer.to_integers(quantized())
+    said = TorchRuntime(model)(x).logits.argmax(1)
+    engine, told = in_engine(model, 1, x, 16, said)
+    assert list(engine) == [evaluate.ENGINE]
+    assert told["classes_that_differ"] <= 2  # of which two classes are as likely
+    other = EngineClassifier(model)(x).logits.argmax(1)
+    other[7] += 1
+    _, told = in_engine(model, 1, x, 16, other)
+    assert told == {"classes_that_differ": 1}
+
+
+def test_what_the_engine_does_not_run_is_missing_with_its_reason(caplog: pytest.LogCaptureFixture) -> None:
+    require_compiler()
+    x, model = tiny.samples(4).x, tiny.classifier(shape=tiny.SHAPE)
+    engine, told = in_engine(model, 1, x, 4, np.zeros(4, np.int64))
+    assert engine == {} and told == {"missing": "the engine runs int8 models: this one is not quantized"}
+    assert "is not measured: the engine runs int8 models" in caplog.text
 
 
 def test_refuses_a_model_of_other_classes(modality: Modality, ingested: Path, tmp_path: Path) -> None:

@@ -1,7 +1,11 @@
+import contextlib
 import io
 import json
+import os
+import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +17,7 @@ from test_bundle import CARD, kept
 from test_quantize import quantized
 
 from winnow.compress import bundle, fakequant, predict
+from winnow.compress.engine import library
 from winnow.compress.predict import Unreadable, load
 from winnow.compress.runtimes import TorchRuntime
 from winnow.data import store
@@ -21,6 +26,17 @@ from winnow.ssl.model import Classifier
 from winnow.ssl.trunk import Encoder
 
 CLASSES = ["a", "b", "c"]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A cache of its own, with the engine in it where there is one."""
+    folder = tmp_path_factory.mktemp("cache")
+    with contextlib.suppress(library.Unavailable):
+        shutil.copy(library.locate(), folder)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("WINNOW_CACHE", str(folder))
+        yield folder
 
 
 @pytest.fixture(scope="module")
@@ -52,7 +68,7 @@ def files(kind: Kind, raw: Path, tmp_path_factory: pytest.TempPathFactory) -> li
 def test_reads_raw_data_as_training_did(
     shipped: tuple[Classifier, Path], files: list[Path], modality: Modality
 ) -> None:
-    found = load(shipped[1])(files, batch_size=4)
+    found = load(shipped[1], runtime="torch")(files, batch_size=4)
     x = torch.stack([modality.load(modality.decode(path.read_bytes()).payload) for path in files])
     said = TorchRuntime(shipped[0])(x)
     assert np.allclose(found.probs, torch.from_numpy(said.logits).softmax(1).numpy(), atol=1e-5)
@@ -93,11 +109,12 @@ def test_a_line_for_each_file_and_an_error_for_those_that_cannot_be_read(
 ) -> None:
     (tmp_path / "broken.bin").write_bytes(b"\xff\x00\xfe")
     asked = [str(shipped[1]), *map(str, files[:3]), str(tmp_path / "broken.bin"), "--batch-size", "2"]
+    asked += ["--runtime", "torch"]
     assert predict.main([*asked, "--top", "2"]) == 1
     said = capsys.readouterr()
     rows = [line.split("\t") for line in said.out.splitlines()]
     assert [row[0] for row in rows] == [str(path) for path in files[:3]]
-    wanted = load(shipped[1])(files[:3])
+    wanted = load(shipped[1], runtime="torch")(files[:3])
     assert [row[1] for row in rows] == wanted.classes
     assert [len(row) for row in rows] == [5, 5, 5]
     assert [float(row[2]) for row in rows] == pytest.approx(wanted.probs.max(1).tolist(), abs=1e-4)
@@ -108,10 +125,10 @@ def test_a_line_for_each_file_and_an_error_for_those_that_cannot_be_read(
 def test_json_holds_probabilities_and_the_embedding(
     shipped: tuple[Classifier, Path], files: list[Path], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    asked = [str(shipped[1]), str(files[0]), "--json", "--embedding", "--top", "9"]
+    asked = [str(shipped[1]), str(files[0]), "--json", "--embedding", "--top", "9", "--runtime", "torch"]
     assert predict.main(asked) == 0
     told = json.loads(capsys.readouterr().out)
-    wanted = load(shipped[1])(files[0])
+    wanted = load(shipped[1], runtime="torch")(files[0])
     assert told["name"] == str(files[0]) and told["class"] == wanted.classes[0]
     assert told["probs"] == pytest.approx(dict(zip(CLASSES, wanted.probs[0].tolist(), strict=True)), abs=1e-5)
     assert told["embedding"] == pytest.approx(wanted.embedding[0].tolist(), abs=1e-5)
@@ -125,10 +142,10 @@ def test_standard_input_is_a_datum_or_one_for_each_line(
 ) -> None:
     def given(content: bytes, *more: str) -> list[list[str]]:
         monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(content)))
-        assert predict.main([str(shipped[1]), "-", *more]) == 0
+        assert predict.main([str(shipped[1]), "-", "--runtime", "torch", *more]) == 0
         return [line.split("\t") for line in capsys.readouterr().out.splitlines()]
 
-    model = load(shipped[1])
+    model = load(shipped[1], runtime="torch")
     assert given(files[0].read_bytes())[0][:2] == ["-", *model(files[0]).classes]
     if model.reads_texts:
         rows = given(b"waves and tides\n\nthe king\r\n", "--lines")
@@ -146,14 +163,20 @@ def test_a_model_that_cannot_be_read_is_one_line_and_status_2(
         assert line.startswith("predict: ") and name in line
 
 
-def test_card_is_shown_without_any_file(
+def test_card_is_shown_without_any_file_and_says_what_runs(
     shipped: tuple[Classifier, Path], capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert predict.main([str(shipped[1]), "--card"]) == 0
-    assert json.loads(capsys.readouterr().out) == CARD
+    told = json.loads(capsys.readouterr().out)
+    runs = told.pop("runtime")
+    assert told == CARD
+    model = load(shipped[1], threads=1, batch_size=32)
+    assert runs == {"name": model.runtime_name, "threads": 1, "median_ms": model.median_ms}
 
 
-def test_runs_in_a_process_of_its_own_without_what_only_training_needs(tmp_path: Path) -> None:
+def test_runs_in_a_process_of_its_own_without_what_only_training_needs_and_without_a_compiler(
+    tmp_path: Path,
+) -> None:
     kept(quantized(), tmp_path)
     bundle.write(tmp_path, CARD, tmp_path / "model.winnow")
     (tmp_path / "grey.png").write_bytes(png(np.full((8, 8), 99, np.uint8)))
@@ -166,7 +189,11 @@ heavy = {{"lightning", "dvc", "cleanlab", "sklearn", "onnx", "onnxruntime", "ray
 print(sorted(heavy & set(sys.modules)))
 sys.exit(status)
 """
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    nothing = {**os.environ, "PATH": str(tmp_path), "CXX": ""}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=nothing)
     assert done.returncode == 0, done.stderr
     line, heavy = done.stdout.splitlines()
     assert line.startswith(str(tmp_path / "grey.png")) and heavy == "[]"
+    if not library.beside().exists():  # one that came along needs no compiler
+        (told,) = done.stderr.splitlines()
+        assert told.startswith("predict: engine is left out: no C++ compiler")

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -34,8 +34,12 @@ class EngineClassifier:
         library.Unavailable: if the engine cannot be built here.
     """
 
+    name: ClassVar[str] = "engine"
+
     def __init__(self, model: Classifier, threads: int = 1, instructions: str = "") -> None:
         self.encoder = model.encoder.eval()
+        if not any(isinstance(module, Integer) for module in model.modules()):
+            raise ValueError("the engine runs int8 models: this one is not quantized")
         found = read_input(self.encoder)
         self.rows = None if found is None else found[1]
         given = None if found is None else found[0]

@@ -1,10 +1,12 @@
 """The engine's shared library: built by the system's compiler when it is first needed, and kept.
 
-`python -m winnow.compress.engine.library` builds it into this folder, where a wheel picks it up.
+A wheel that was made where there is a compiler brings it along, beside the sources; in a checkout,
+`python -m winnow.compress.engine.library` builds it there.
 """
 
 import ctypes
 import hashlib
+import logging
 import os
 import platform
 import shutil
@@ -28,6 +30,8 @@ INSTRUCTIONS: dict[str, tuple[str, ...]] = {
     "portable": (),
 }
 COMPILERS = ("c++", "g++", "clang++")
+
+_log = logging.getLogger(__name__)
 
 
 class Sizes(ctypes.Structure):
@@ -62,7 +66,7 @@ def compiler() -> str:
         if found := shutil.which(name):
             return found
     looked = f"CXX={named}" if named else ", ".join(COMPILERS)
-    raise Unavailable(f"no C++ compiler ({looked}), which the engine needs once: ONNX Runtime serves")
+    raise Unavailable(f"no C++ compiler ({looked}), which the engine needs once")
 
 
 def source_hash() -> str:
@@ -72,6 +76,11 @@ def source_hash() -> str:
         digest.update(path.name.encode() + b"\0" + path.read_bytes() + b"\0")
     digest.update(repr((FLAGS, ALONE, INSTRUCTIONS, built_for())).encode())
     return digest.hexdigest()[:16]
+
+
+def beside() -> Path:
+    """Name the file of a library that comes along with its sources."""
+    return SOURCES / f"engine-{source_hash()}.so"
 
 
 def cache_folder() -> Path:
@@ -89,11 +98,15 @@ def build(out: Path, extra: tuple[str, ...] = ()) -> None:
         extra: flags besides, for sanitizers.
 
     Raises:
-        Unavailable: if there is no compiler, or it fails.
+        Unavailable: if there is no compiler, or it fails, or the file cannot be written.
     """
     command = compiler()
-    out.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=out.parent, prefix=".engine-") as scratch:
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        place = tempfile.TemporaryDirectory(dir=out.parent, prefix=".engine-")
+    except OSError as error:
+        raise Unavailable(f"no place to build the engine in: {error}; WINNOW_CACHE names one") from error
+    with place as scratch:
         parts = {Path(scratch, f"{name}.o"): [str(SOURCES / name)] for name in COMMON}
         for name in built_for():
             flags = [f"-DINSTRUCTIONS_{name}", *INSTRUCTIONS[name]]
@@ -130,13 +143,13 @@ def locate() -> Path:
     Raises:
         Unavailable: if there is none and it cannot be built.
     """
-    beside = SOURCES / f"engine-{source_hash()}.so"
-    if beside.exists():
-        return beside
+    if (came := beside()).exists():
+        return came
     version = subprocess.run([compiler(), "--version"], capture_output=True, text=True).stdout
     name = hashlib.sha256((source_hash() + version).encode()).hexdigest()[:16]
     kept = cache_folder() / f"engine-{name}.so"
     if not kept.exists():
+        _log.info("the engine is compiled, once: %s", kept)
         build(kept)
     return kept
 
@@ -188,5 +201,5 @@ def declare(library: ctypes.CDLL) -> ctypes.CDLL:
 
 
 if __name__ == "__main__":
-    build(SOURCES / f"engine-{source_hash()}.so")
-    print(SOURCES / f"engine-{source_hash()}.so", file=sys.stderr)
+    build(beside())
+    print(beside(), file=sys.stderr)
