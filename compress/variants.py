@@ -47,15 +47,8 @@ def render(title: str, lead: str, records: Sequence[Mapping[str, Any]]) -> str:
 
 
 def _chapter(name: str, records: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    on = {}
-    for cost in ("bytes", "ms"):
-        known = [r for r in records if wording.known(r.get(cost)) and wording.known(r["accuracy"])]
-        best = pareto.front([(r[cost], r["accuracy"]) for r in known])
-        on[cost] = {id(r) for r, is_best in zip(known, best, strict=True) if is_best}
     optional = dict.fromkeys(("low", "high", "ms", "note"))
-    rows = [{**optional, **r, "best": {cost: id(r) in on[cost] for cost in on}} for r in records]
-    charts = {cost: [{**row, "x": row[cost], "y": row["accuracy"]} for row in rows] for cost in on}
-    return {"name": name, "rows": rows, "charts": charts}
+    return {"name": name, "rows": [{**optional, **row} for row in pareto.ranked(records)]}
 
 
 def tried(modality: str, shown: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:

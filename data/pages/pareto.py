@@ -55,6 +55,25 @@ def front(points: Sequence[tuple[Number, Number]]) -> list[bool]:
     return on
 
 
+def ranked(records: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Say of each record whether it is on the front: `best` at `bytes`, and at `ms`.
+
+    Args:
+        records: each `accuracy`, and `bytes` and `ms` if it has them; without one it is not on that front.
+    """
+    best: dict[str, set[int]] = {}
+    for cost in ("bytes", "ms"):
+        known = [i for i, one in enumerate(records) if _drawable({"x": one.get(cost), "y": one["accuracy"]})]
+        on = front([(records[i][cost], records[i]["accuracy"]) for i in known])
+        best[cost] = {i for i, is_best in zip(known, on, strict=True) if is_best}
+    return [{**one, "best": {cost: i in best[cost] for cost in best}} for i, one in enumerate(records)]
+
+
+def points(records: Sequence[Mapping[str, Any]], cost: str) -> list[dict[str, Any]]:
+    """Give records as `scatter` takes them, with one of their costs."""
+    return [{**one, "x": one.get(cost), "y": one["accuracy"]} for one in records]
+
+
 def scatter(
     title: str,
     points: Sequence[Mapping[str, Any]],
