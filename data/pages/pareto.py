@@ -16,6 +16,7 @@ _LEFT, _RIGHT, _TOP, _BOTTOM = 50, 16, 14, 40
 _LADDERS = ((1,), (1, 3), (1, 2, 5), (1, 1.5, 2, 3, 5, 7))
 _NARROWEST = 3.0  # largest over smallest: on any such axis the finest ladder has two ticks
 _FEW, _MANY = 3, 6  # ticks
+_ROOM = 26  # between an axis and the first point: half a short name
 _LETTER = 5.9  # width of one, on average [units of the drawing]
 _LINE = 13.0  # height of a name
 
@@ -101,7 +102,7 @@ def scatter(
     y_ticks = ticks(min(ys), max(ys))
     to_y = scale(y_ticks[0], y_ticks[-1], _HEIGHT - _BOTTOM, _TOP)
     low, high = _spread([point["x"] for point in points])
-    along = scale(math.log10(low), math.log10(high), _LEFT + 10, _WIDTH - _RIGHT - 10)
+    along = scale(math.log10(low), math.log10(high), _LEFT + _ROOM, _WIDTH - _RIGHT - _ROOM)
 
     def to_x(value: Number) -> Number:
         return along(math.log10(value))
