@@ -7,8 +7,9 @@ from typing import Any
 
 import pandas as pd
 
+from winnow.compress import costs, literature
 from winnow.data import store
-from winnow.data.pages import claims, page, probes
+from winnow.data.pages import claims, layers, page, probes
 from winnow.data.stage import run
 
 MODELS = ("teacher", "student", "sparse", "int8")
@@ -73,6 +74,10 @@ def gather(root: Path, encoder: Path, rounds: Sequence[int]) -> dict[str, Any]:
     metrics = store.read_json(evaluated / "metrics.json")
     ledger = store.read_json(evaluated / "ledger.json")
     latency = store.read_json(evaluated / "latency.json")
+    training = pd.read_csv(evaluated / "training.csv")
+    pruned = training[training["model"] == "sparse"]
+    pretraining = pd.read_csv(encoder / "history.csv")
+    matrices = pd.read_csv(evaluated / "layers.csv")
     probed = probes.read(root, rounds)
     return {
         "schema_version": 1,
@@ -102,9 +107,18 @@ def gather(root: Path, encoder: Path, rounds: Sequence[int]) -> dict[str, Any]:
         "probes": probed,
         "pretraining_gains": probes.against_baselines(probed[-1]["measured"]),
         "finetune": store.read_json(root / "finetune" / "metrics.json"),
+        "variants": costs.variants(metrics, latency),
+        "published": [point._asdict() for point in literature.POINTS],
+        "pretraining": costs.took(encoder.name, pretraining),
+        "steps": costs.steps(metrics, latency, training),
+        "layers": matrices.astype(object).where(matrices.notna(), None).to_dict("records"),
         "curves": {
-            "pretrain": curves(encoder / "history.csv", PRETRAIN),
-            "prune": curves(root / "prune" / "history.csv", PRUNE),
+            "pretrain": curves(pretraining, PRETRAIN),
+            "prune": [
+                {"stage": stage, **one}
+                for stage, history in pruned.groupby("stage", sort=False)
+                for one in curves(history, PRUNE)
+            ],
         },
     }
 
@@ -151,9 +165,8 @@ def _ratios(ledger: Mapping[str, Any]) -> list[dict[str, Any]]:
     ]
 
 
-def curves(history: Path, names: Sequence[str]) -> list[dict[str, Any]]:
-    """Read columns of a history, thinned to what a chart can show; absent ones are left out."""
-    table = pd.read_csv(history)
+def curves(table: pd.DataFrame, names: Sequence[str]) -> list[dict[str, Any]]:
+    """Take columns of a history, thinned to what a chart can show; absent ones are left out."""
     found = []
     for name in names:
         if name not in table:
@@ -198,6 +211,8 @@ def render(card: Mapping[str, Any]) -> str:
         parts=[{"name": row["name"].replace("_", " "), "value": row["bundle"]} for row in card["parts"]],
         probed=[{"label": text, **(last[name] or {"value": None})} for name, text in probes.NAMES.items()],
         curve=probes.curve(card["probes"]),
+        zeros={name: layers.table(card["layers"], name) for name in ("sparsity", "int8_sparsity")},
+        sensitivity=layers.sensitivity(card["layers"], card["sparsity"]),
     )
 
 

@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Int64
 from torch import Tensor
 
-from winnow.compress import bundle, export, integer, ledger, posttraining, sparsity
+from winnow.compress import bundle, export, integer, ledger, posttraining, sparsity, steps
 from winnow.compress.engine.classifier import EngineClassifier
 from winnow.compress.engine.library import Unavailable
 from winnow.compress.fakequant import Products
@@ -61,7 +61,8 @@ def main(
         sparse: folder of the pruned one.
         int8: folder of the quantized one.
         out: receives `model.winnow`, the int8 model to ship; `metrics.json`, `ledger.json`,
-            `predictions.parquet`; and `latency.json`, the only one that differs from run to run.
+            `predictions.parquet`; `layers.csv` and `training.csv`, see `winnow.compress.steps`; and
+            `latency.json`, the only one that differs from run to run.
         batch_size: samples in a batch while scoring.
         calibration: training samples that post-training quantization reads its ranges off.
         resamples: bootstrap draws of the accuracy lost.
@@ -102,8 +103,9 @@ def main(
     seen = stack(modality, ingest, train.sample(min(calibration, len(train)), random_state=seed), classes)
     integers = integer.load(int8)
     attention: Products = "int8" if integer.count(integers).attentions else "float"
+    static = posttraining.static(floats["sparse"], seen.x, attention)
     untrained = {
-        "static": TorchRuntime(posttraining.static(floats["sparse"], seen.x, attention)),
+        "static": TorchRuntime(static),
         "dynamic": TorchRuntime(posttraining.dynamic(floats["sparse"], attention)),
     }
 
@@ -117,14 +119,26 @@ def main(
         metrics[f"{name}_zstd_bytes"] = export.compressed_bytes(path.read_bytes())
     for name in ("student", "sparse", "int8"):
         metrics |= lost(name, correct["teacher"], correct[name], seed, resamples)
+    for before, after in (("student", "sparse"), ("sparse", "int8")):
+        metrics |= gained(f"{after}_minus_{before}", correct[before], correct[after], seed, resamples)
     for name, runner in untrained.items():
         right = logits(runner, samples.x, batch_size).argmax(1) == label
         metrics |= measured(f"posttraining_{name}_accuracy", right)
         metrics |= lost(f"posttraining_{name}", correct["teacher"], right, seed, resamples)
+    with tempfile.TemporaryDirectory() as scratch:
+        path = Path(scratch, "static.onnx")
+        export.to_onnx(static, samples.x, path)
+        metrics["posttraining_static_size_bytes"] = path.stat().st_size
     metrics["sparsity"] = round(sparsity.measured_sparsity(floats["sparse"]), 6)
 
     small = out / "model.winnow"
     bundle.write(int8, describe(modality, manifest, metrics, models.read_notes(int8)), small)
+    metrics |= steps.weigh(floats, integers, samples.x)
+    steps.layers(floats["sparse"], integers, sparse).to_csv(
+        out / "layers.csv", index=False, float_format="%.6g"
+    )
+    trained = steps.training({**directories, "int8": int8})
+    trained.to_csv(out / "training.csv", index=False, float_format="%.6g")
     book = ledger.by_part(integers, shipped["int8"], small)
     compared = {
         f"{name}_to_int8": ledger.ratios(
@@ -178,12 +192,14 @@ def _interval(name: str, metrics: Mapping[str, int | float]) -> dict[str, float]
 
 def lost(name: str, teacher: np.ndarray, other: np.ndarray, seed: int, resamples: int) -> dict[str, float]:
     """Give a model's accuracy less the teacher's, with its paired 95 % interval [points]."""
-    difference = paired_difference(teacher, other, seed, resamples)
+    return gained(f"{name}_minus_teacher", teacher, other, seed, resamples)
+
+
+def gained(name: str, before: np.ndarray, after: np.ndarray, seed: int, resamples: int) -> dict[str, float]:
+    """Give a difference of accuracies over the same samples, with its paired 95 % interval [points]."""
+    difference = paired_difference(before, after, seed, resamples)
     keys = ("points", "points_low", "points_high")
-    return {
-        f"{name}_minus_teacher_{key}": round(100 * value, 4)
-        for key, value in zip(keys, difference, strict=True)
-    }
+    return {f"{name}_{key}": round(100 * value, 4) for key, value in zip(keys, difference, strict=True)}
 
 
 def in_engine(

@@ -1,5 +1,6 @@
 """sparse encoder + labels → sparse classifier, its pattern locked."""
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -68,7 +69,8 @@ def main(
         labels: folder of the last round's decisions.
         teacher: folder of the dense classifier that teaches.
         encoder: folder of the sparse encoder.
-        out: receives `model.safetensors`, `config.json`, `history.csv`, `metrics.json`.
+        out: receives `model.safetensors`, `config.json`, `history.csv`, `metrics.json`; `sparsify.csv`, the
+            history of the encoder.
         model: arguments of `Transferred`.
         data: arguments of `Samples`.
         trainer: arguments of Lightning's `Trainer`.
@@ -93,6 +95,8 @@ def main(
     sparsities.require_zeros(method.student, lock.keep)
     models.save(method.student, out, **models.read_notes(encoder))
     history.write(out / "history.csv")
+    # What reads the classifier can tell what it took, and need not know whose encoder it has.
+    shutil.copyfile(encoder / "history.csv", out / "sparsify.csv")
     metrics = {
         "val_accuracy": teaching.validation_accuracy(method, method.student),
         "teacher_val_accuracy": teaching.validation_accuracy(method, method.teacher),

@@ -129,15 +129,19 @@ class History(Callback):
         step = trainer.global_step
         every: int = trainer.log_every_n_steps  # type: ignore[attr-defined]
         if step % every == 0 or step == trainer.max_steps:
-            self._keep(step)
+            self._keep(trainer)
 
     def on_validation_end(self, trainer: lightning.Trainer, module: Any) -> None:
         if not trainer.sanity_checking:
             self._latest.update(trainer.callback_metrics)
-            self._keep(trainer.global_step)
+            self._keep(trainer)
 
-    def _keep(self, step: int) -> None:
-        self.rows[step] = {name: float(value) for name, value in self._latest.items()}
+    def _keep(self, trainer: lightning.Trainer) -> None:
+        row: dict[str, float] = {name: float(value) for name, value in self._latest.items()}
+        samples = trainer.datamodule  # type: ignore[attr-defined]
+        if hasattr(samples, "update_size"):  # what the run has taken, whatever the machine
+            row["samples"] = trainer.global_step * samples.update_size
+        self.rows[trainer.global_step] = row
 
     def state_dict(self) -> dict[str, Any]:
         latest = {name: float(value) for name, value in self._latest.items()}

@@ -353,13 +353,27 @@ def write_models(home: Path) -> None:
     metrics["bundle_size_bytes"] = 250
     metrics |= measured("posttraining_static_accuracy", 150, 200)
     metrics |= {f"posttraining_static_minus_teacher_points{end}": -20.0 for end in ("", "_low", "_high")}
+    metrics["posttraining_static_size_bytes"] = 1010
+    for name in sizes:
+        metrics |= {f"{name}_parameters": 2000, f"{name}_nonzeros": 400, f"{name}_multiply_adds": 9000}
+    metrics |= {f"sparse_minus_student_points{end}": -0.5 for end in ("", "_low", "_high")}
     for name, content in (("metrics", metrics), ("ledger", ledger), ("latency", latency)):
         write_json(home / "evaluate" / f"{name}.json", content)
     write_json(home / "finetune" / "metrics.json", {"val_accuracy": 0.95})
-    for stage, column in (("pretrain", "loss,embedding_std"), ("prune", "loss,sparsity")):
-        rows = "".join(f"{step},{1 / (step + 1)},{'' if step % 2 else 0.5}\n" for step in range(9))
-        (home / stage).mkdir()
-        (home / stage / "history.csv").write_text(f"step,{column}\n{rows}")
+    rows = "".join(f"{step},{1 / (step + 1)},{'' if step % 2 else 0.5},{32 * step}\n" for step in range(9))
+    (home / "pretrain").mkdir()
+    (home / "pretrain" / "history.csv").write_text(f"step,loss,embedding_std,samples\n{rows}")
+    trained = (("teacher", "finetune"), ("student", "distill"), ("sparse", "prune"), ("int8", "quantize"))
+    rows = "".join(
+        f"{model},{stage},{step},{32 * step},{1 / (step + 1)},{0.5 if model == 'sparse' else ''}\n"
+        for model, stage in trained
+        for step in range(9)
+    )
+    (home / "evaluate" / "training.csv").write_text(f"model,stage,step,samples,loss,sparsity\n{rows}")
+    matrices = [f"encoder.layers.{i}.{name}" for i in (0, 1) for name in ("attention.query", "fc1")]
+    rows = "".join(f"{name}.weight,96,0.9,0.925,0.5,{0.5 + i}\n" for i, name in enumerate(matrices))
+    header = "name,weights,sparsity,int8_sparsity,loss_at_0.0,loss_at_0.9\n"
+    (home / "evaluate" / "layers.csv").write_text(header + rows)
 
 
 def write_json(path: Path, content: dict[str, Any]) -> None:

@@ -1,6 +1,7 @@
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import planted
 import pytest
 from test_page import require_self_contained
@@ -108,10 +109,9 @@ def test_curves_leave_out_what_was_not_logged_at_a_step(found: dict[str, Any]) -
     assert [point["x"] for point in curves["embedding_std"]["points"]] == [0, 2, 4, 6, 8]
 
 
-def test_a_long_curve_is_thinned_and_keeps_its_ends(tmp_path: Path) -> None:
-    rows = "".join(f"{step},{step * 0.5}\n" for step in range(10_007))
-    (tmp_path / "history.csv").write_text("step,loss\n" + rows)
-    (curve,) = card.curves(tmp_path / "history.csv", ["loss", "absent"])
+def test_a_long_curve_is_thinned_and_keeps_its_ends() -> None:
+    history = pd.DataFrame({"step": range(10_007), "loss": [step * 0.5 for step in range(10_007)]})
+    (curve,) = card.curves(history, ["loss", "absent"])
     assert len(curve["points"]) <= 241
     assert curve["points"][0] == {"x": 0, "y": 0.0}
     assert curve["points"][-1] == {"x": 10_006, "y": 5003.0}
@@ -120,3 +120,47 @@ def test_a_long_curve_is_thinned_and_keeps_its_ends(tmp_path: Path) -> None:
 def test_what_pretraining_bought_is_judged_against_both_baselines(found: dict[str, Any]) -> None:
     verdicts = {gain["baseline"]: gain["verdict"] for gain in found["pretraining_gains"]}
     assert verdicts == {"descriptors": "gain", "an untrained encoder": "gain"}
+
+
+def test_every_model_that_was_scored_stands_in_the_charts_and_in_their_table(
+    found: dict[str, Any], written: Path
+) -> None:
+    names = ["teacher", "student", "sparse", "int8, ONNX", "bundle", "post-training, static"]
+    assert [one["name"] for one in found["variants"]] == names
+    best = [one["name"] for one in found["variants"] if one["best"]["bytes"]]
+    assert best == ["teacher", "student", "int8, ONNX", "bundle"] or set(best) >= {"teacher", "bundle"}
+    html = (written / "card.html").read_text()
+    assert html.count('aria-label="Accuracy against bytes"') == html.count(
+        'aria-label="Accuracy against time"'
+    )
+    for name in names:
+        assert f"<td><b>{name}</b></td>" in html
+
+
+def test_what_others_published_stands_there_as_of_other_tasks(found: dict[str, Any], written: Path) -> None:
+    html = (written / "card.html").read_text()
+    assert "Of other tasks and larger networks" in html
+    for point in found["published"]:
+        assert point["model"] in html and point["source"] in html
+
+
+def test_each_step_has_what_it_took_and_what_it_bought(found: dict[str, Any], written: Path) -> None:
+    steps = {step["stage"]: step for step in found["steps"]}
+    assert list(steps) == ["finetune", "distill", "prune", "quantize"]
+    assert found["pretraining"] == {"stage": "pretrain", "steps": 8, "samples": 256}
+    assert (steps["prune"]["before"], steps["prune"]["gain"]["value"]) == ("student", -0.5)
+    assert steps["finetune"]["gain"] is steps["quantize"]["gain"] is None
+    assert steps["quantize"]["counts"]["nonzeros"] == 400
+    assert "400 not zero" in (written / "card.html").read_text()
+
+
+def test_a_scan_is_shown_at_the_sparsity_of_the_model_and_missed_where_there_is_none(
+    home: Path, written: Path, tmp_path: Path
+) -> None:
+    html = (written / "card.html").read_text()
+    assert "is pruned to 90\u202f% zeros" in html and "Nothing was scanned" not in html
+    planted.write_all(tmp_path)
+    layers = tmp_path / "text/evaluate/layers.csv"
+    pd.read_csv(layers)[["name", "weights", "sparsity", "int8_sparsity"]].to_csv(layers, index=False)
+    html = (run(tmp_path / "text", tmp_path / "card") / "card.html").read_text()
+    assert "Nothing was scanned" in html

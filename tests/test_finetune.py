@@ -63,6 +63,7 @@ def test_gives_a_classifier_with_its_history_and_its_validation_accuracy(
     assert store.read_json(finetuned / "metrics.json") == {"val_accuracy": pytest.approx(wanted, abs=1e-6)}
     history = pd.read_csv(finetuned / "history.csv", index_col="step")
     assert list(history.index) == [1, 2, 3, 4, 5, 6]
+    assert list(history["samples"]) == [8, 16, 24, 32, 40, 48]
     assert history["loss"].notna().all()
 
 

@@ -110,6 +110,14 @@ def test_ticks_enclose_the_values_and_are_few(a: float, b: float) -> None:
     assert found == sorted(set(found))
 
 
+@given(st.floats(0, 1), st.floats(0.002, 1))
+def test_ticks_of_percents_say_where_they_are(low: float, span: float) -> None:
+    found = chart.ticks(low, low + span)
+    for value in found:
+        shown = float(chart.tick_text(value, found, True).removesuffix("\u202f%"))
+        assert shown == pytest.approx(100 * value, abs=1e-6)
+
+
 def test_parts_of_a_stack_fill_its_width() -> None:
     parts = [{"name": f"part {i}", "value": i + 1} for i in range(20)]
     svg = bars.stacked("parts", parts, text=wording.size)

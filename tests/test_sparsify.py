@@ -95,6 +95,7 @@ def test_an_encoder_is_pruned_once_and_taught_a_task_without_losing_a_zero(
         **RUN,
         logs=tmp_path / "logs",
     )
+    assert (out / "sparsify.csv").read_bytes() == (sparse / "history.csv").read_bytes()
     classifier = models.load_classifier(out)
     before, after = lock(encoder), lock(classifier)
     assert all(torch.equal(keep, after[f"encoder.{name}"]) for name, keep in before.items())

@@ -16,6 +16,7 @@ from winnow.data.pages.wording import Number
 _WIDTH, _HEIGHT = 420, 230
 _LOW = 120  # height of a histogram
 _LEFT, _RIGHT, _TOP, _BOTTOM = 50, 20, 12, 36
+_DIGITS = 3  # behind the point, of percents
 COLOURS = 8  # that the page has names for: s1, s2, …
 
 Scale = Callable[[Number], Number]
@@ -150,7 +151,7 @@ def _axes(
     for value in y_ticks:
         y = to_y(value)
         parts.append(Markup('<path class="grid" d="M{} {}H{}"/>').format(_LEFT, at(y), _WIDTH - _RIGHT))
-        parts.append(_label(_LEFT - 8, y + 4, _tick(value, y_ticks, percent), "end"))
+        parts.append(_label(_LEFT - 8, y + 4, tick_text(value, y_ticks, percent), "end"))
     for value in x_ticks:
         parts.append(_label(to_x(value), _HEIGHT - _BOTTOM + 18, wording.number(value), "middle"))
     parts.append(
@@ -161,13 +162,15 @@ def _axes(
     return Markup("").join(parts)
 
 
-def _tick(value: Number, all_ticks: Sequence[Number], percent: bool) -> str:
+def tick_text(value: Number, all_ticks: Sequence[Number], percent: bool) -> str:
+    """Write a tick, with as many digits as tell it from its neighbours."""
     step = all_ticks[1] - all_ticks[0]
     if not percent:
-        # As many digits as it takes to tell neighbours apart.
         return wording.number(value, 3 + max(0, round(math.log10(abs(all_ticks[-1]) / step + 1))))
-    step *= 100
-    return wording.percent(value, 0 if step >= 1 else 1)
+    # 92.5 % must not be called 92: as many digits as a step has.
+    sizes = [step * 10 ** (digits + 2) for digits in range(_DIGITS)]
+    whole = [digits for digits, size in enumerate(sizes) if abs(size - round(size)) < 1e-6 <= size]
+    return wording.percent(value, whole[0] if whole else _DIGITS)
 
 
 def _series(

@@ -15,7 +15,7 @@ from typing import Any
 
 import jinja2
 
-from winnow.data.pages import bars, chart, plot, wording
+from winnow.data.pages import bars, chart, pareto, plot, wording
 
 _HERE = Path(__file__).parent
 _DIGITS = 8  # significant ones, of numbers in a report's JSON
@@ -44,7 +44,7 @@ def _environment() -> jinja2.Environment:
     for function in shown:
         made.filters[function.__name__] = function
         made.globals[function.__name__] = function
-    made.globals |= {"bars": bars, "chart": chart, "plot": plot}
+    made.globals |= {"bars": bars, "chart": chart, "pareto": pareto, "plot": plot}
     return made
 
 
