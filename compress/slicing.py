@@ -216,12 +216,13 @@ def _slice_columns(matrix: nn.Linear, kept: Tensor) -> None:
 
 
 def _layers(encoder: Encoder) -> list[Layer]:
-    layers = list(encoder.layers)
-    for layer in layers:
+    layers: list[Layer] = []
+    for layer in encoder.layers:
         if not isinstance(layer, Layer):
             raise ValueError("heads and channels of timm's blocks cannot be cut away: only whole layers can")
         if not isinstance(layer.fc1, nn.Linear):
             raise ValueError(f"a {type(layer.fc1).__name__} cannot be cut: slice before quantizing")
+        layers.append(layer)
     return layers
 
 
