@@ -80,7 +80,7 @@ def weigh(floats: Mapping[str, Classifier], integers: Classifier, x: Tensor) -> 
         For each, `int8` too: `_parameters`, `_nonzeros` of them, `_multiply_adds` of a prediction, and
         `_multiply_adds_kept`, those of weights that are not zero.
     """
-    found = {}
+    found: dict[str, int] = {}
     pairs = {name: (model, model) for name, model in floats.items()}
     for name, (model, master) in {**pairs, "int8": (integers, floats["sparse"])}.items():
         done = work(master, x[:1])
@@ -143,4 +143,6 @@ def training(folders: Mapping[str, Path]) -> pd.DataFrame:
                 kept.insert(0, "stage", stage)
                 kept.insert(0, "model", model)
                 found.append(kept)
-    return pd.concat(found[1:] or found, ignore_index=True)
+    table = pd.concat(found[1:] or found, ignore_index=True)
+    # Counts stay counts, to the last digit, where a history has none.
+    return table.astype({"samples": "Int64"}) if "samples" in table else table
