@@ -143,4 +143,6 @@ def training(folders: Mapping[str, Path]) -> pd.DataFrame:
                 kept.insert(0, "stage", stage)
                 kept.insert(0, "model", model)
                 found.append(kept)
-    return pd.concat(found[1:] or found, ignore_index=True)
+    table = pd.concat(found[1:] or found, ignore_index=True)
+    # Counts stay counts, to the last digit, where a history has none.
+    return table.astype({"samples": "Int64"}) if "samples" in table else table

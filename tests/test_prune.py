@@ -135,6 +135,12 @@ def test_the_chain_from_teacher_to_int8(
     assert metrics["student_minus_teacher_points"] == 0
     assert {f"posttraining_{how}_minus_teacher_points" for how in ("static", "dynamic")} <= set(metrics)
     assert metrics["int8_size_bytes"] == (int8 / "model.onnx").stat().st_size
+    zeros = pd.read_csv(scored / "layers.csv")
+    assert list(zeros["name"]) == list(table["name"]) and set(zeros["sparsity"]) == {0.75}
+    trained = pd.read_csv(scored / "training.csv")
+    assert list(dict.fromkeys(trained["stage"])) == ["prune", "quantize"]  # nobody trained the teacher
+    assert metrics["sparse_nonzeros"] >= metrics["int8_nonzeros"]
+    assert {"sparse_minus_student_points", "int8_minus_sparse_points"} <= set(metrics)
     book = store.read_json(scored / "ledger.json")
     for form, name in (("onnx", "int8"), ("bundle", "bundle")):
         assert sum(row[form] for row in book["parts"].values()) == metrics[f"{name}_size_bytes"]
