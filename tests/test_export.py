@@ -13,7 +13,7 @@ import torch
 
 from winnow.compress import fakequant, integer
 from winnow.compress.export import compressed_bytes, to_onnx
-from winnow.compress.fakequant import Bits, Products
+from winnow.compress.fakequant import NEVER_SATURATES, Bits, Products
 from winnow.compress.runtimes import OnnxRuntime, logits
 from winnow.data import store
 from winnow.data.modality import Modality
@@ -25,6 +25,7 @@ from winnow.ssl.trunk import Encoder
 # An export takes seconds for each layer.
 SHAPE = replace(tiny.SHAPE, dim=32, layers=1)
 SMALL = replace(tiny.SHAPE, layers=1)
+SEVEN = Bits(layers=NEVER_SATURATES, embeddings=8)
 
 
 def inputs(modality: Modality, ingested: Path, number: int) -> torch.Tensor:
@@ -38,8 +39,8 @@ def trained(model: Classifier, x: torch.Tensor, attention: Products = "float") -
     with torch.no_grad():
         for parameter in model.parameters():
             parameter += 0.02 * torch.randn(parameter.shape, generator=generator)
-    # Of eight bits, ONNX Runtime's sums overflow on processors without VNNI.
-    fakequant.fake_quantize(model, Bits(layers=7, embeddings=8), attention)
+    # Of eight bits, products would saturate on machines without VNNI.
+    fakequant.fake_quantize(model, SEVEN, attention)
     model.train()(x)
     return model.eval()
 
