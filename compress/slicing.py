@@ -197,7 +197,9 @@ def cut(encoder: Encoder, kept: Kept) -> Encoder:
         _slice_columns(attention.out, rows)
         _slice_rows(layer.fc1, channels)
         _slice_columns(layer.fc2, channels)
-        sizes.append(LayerSize(heads=tuple(size.heads[head] for head in heads), channels=len(channels)))
+        sizes.append(
+            LayerSize(heads=tuple(size.heads[head] for head in heads.tolist()), channels=len(channels))
+        )
         attention.heads, attention.kept = len(heads), list(sizes[-1].heads)
     student.shape = shape.cut(sizes)
     return student
@@ -216,14 +218,14 @@ def _slice_columns(matrix: nn.Linear, kept: Tensor) -> None:
 
 
 def _layers(encoder: Encoder) -> list[Layer]:
-    layers: list[Layer] = []
+    found = []
     for layer in encoder.layers:
         if not isinstance(layer, Layer):
             raise ValueError("heads and channels of timm's blocks cannot be cut away: only whole layers can")
         if not isinstance(layer.fc1, nn.Linear):
             raise ValueError(f"a {type(layer.fc1).__name__} cannot be cut: slice before quantizing")
-        layers.append(layer)
-    return layers
+        found.append(layer)
+    return found
 
 
 def sliced(

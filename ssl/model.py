@@ -113,8 +113,10 @@ def _shape(section: dict[str, Any]) -> Shape | TimmShape:
     plain: dict[str, Any] = {"biases": tuple(biases), "convolutions": around, **section}
     if "slices" not in plain:
         return Shape(**plain)
-    slices = tuple(LayerSize(heads=tuple(s["heads"]), channels=s["channels"]) for s in plain.pop("slices"))
-    return SlicedShape(slices=slices, **plain)
+    slices = [
+        LayerSize(heads=tuple(left["heads"]), channels=left["channels"]) for left in plain.pop("slices")
+    ]
+    return SlicedShape(slices=tuple(slices), **plain)
 
 
 def load_encoder(directory: Path) -> Encoder:

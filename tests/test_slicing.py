@@ -296,22 +296,6 @@ def test_trunks_of_timm_and_quantized_ones_are_refused() -> None:
         slicing.cut(model.encoder, KEPT)  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize(
-    ("slices", "message"),
-    [
-        ([((0,), 4)], r"has 1 entries, shape\.layers is 2"),
-        ([((0,), 4), ((), 4)], r"heads \[\] in entry 1 of shape.slices must ascend within 0 to 1"),
-        ([((1, 0), 4), ((0,), 4)], r"heads \[1, 0\] in entry 0"),
-        ([((0, 2), 4), ((0,), 4)], r"heads \[0, 2\] in entry 0"),
-        ([((0,), 33), ((0,), 4)], "channels 33 in entry 0 of shape.slices must be 1 to 32"),
-        ([((0,), 4), ((0,), 0)], "channels 0 in entry 1"),
-    ],
-)
-def test_slices_that_cannot_be_are_refused(slices: list[Any], message: str) -> None:
-    with pytest.raises(ValueError, match=message):
-        SHAPE.cut([LayerSize(heads=heads, channels=channels) for heads, channels in slices])
-
-
 def test_published_encoders_have_no_place_for_slices(tmp_path: Path) -> None:
     encoder = slicing.cut(perturbed(FOUR).encoder, KEPT)
     assert isinstance(encoder.shape, SlicedShape)
