@@ -161,7 +161,7 @@ def require_relations(student: Encoder, teacher: Encoder, relations: Relations) 
     for role, layer in (("student", student.layers[-1]), ("teacher", teacher.layers[relations.layer])):
         if not isinstance(layer, Layer):
             raise ValueError(f"relations are of winnow's own trunks, and the {role} is one of timm's")
-        width = layer.attention.get_submodule("query").weight.shape[0]
+        width = layer.attention.get_submodule("query").get_parameter("weight").shape[0]
         if width % relations.heads:
             raise ValueError(
                 f"relations.heads {relations.heads} does not divide the {role}'s width {width} of queries"
