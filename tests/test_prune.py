@@ -97,7 +97,7 @@ def test_the_chain_from_teacher_to_int8(
         teacher,
         pruned,
         int8,
-        model={**TEACHING, "observe": 0.5, "bits": {"layers": 8, "embeddings": 8}},
+        model={**TEACHING, "observe": 0.5, "bits": {"layers": 7, "embeddings": 8}},
         **RUN,
         logs=tmp_path / "logs",
     )
