@@ -96,7 +96,7 @@ def weigh(floats: Mapping[str, Classifier], integers: Classifier, x: Tensor) -> 
 
 
 def layers(sparse: Classifier, integers: Classifier, folder: Path) -> pd.DataFrame:
-    """Give a row for each pruned matrix: how much of it is zero, and what a scan found it to bear.
+    """Give a row for each matrix of the trunk: how much of it is zero, and what a scan found it to bear.
 
     Args:
         sparse: the pruned float model.

@@ -46,7 +46,7 @@ def test_gives_an_encoder_with_its_history_and_finite_metrics(modality: Modality
     assert models.section(encoder.modality) == models.section(modality)
     metrics = store.read_json(pretrained / "metrics.json")
     diagnosis = {"target_std", "sample_share", "embedding_std", "effective_rank"}
-    assert set(metrics) == {"loss", "val/loss", *diagnosis}
+    assert set(metrics) == {"samples", "loss", "val/loss", *diagnosis}
     assert np.isfinite(list(metrics.values())).all()
     history = pd.read_csv(pretrained / "history.csv", index_col="step")
     assert list(history.index) == [1, 2, 3, 4, 5, 6]

@@ -134,7 +134,7 @@ class Encoder:
     pre_norm: bool
     eps: float
     layers: list[Layer]
-    biases: list[Float32[np.ndarray, "head query key"]] = field(default_factory=list)
+    biases: list[Float32[np.ndarray, "_ query key"]] = field(default_factory=list)
     first: Norm | None = None
     last: Norm | None = None
     last_is_pooled: bool = False
