@@ -3,8 +3,9 @@
 `python -m bench.compress DATASETS WORKSPACE [--sets digits clothes news] [--arms …] [--seeds 0 1 2]`
     pretrains and fine-tunes teachers on true labels, once, and compresses them in all the ways (arms) that
     bench/compress.yaml tells, by the pipeline's own stages; prints Markdown tables
-`… --time 50`
-    also times the first seed's models, one thread, so many runs in turns
+`… --time 50 --page FILE`
+    also times the first seed's models, one thread, so many runs in turns, and draws accuracy against bytes
+    and milliseconds
 
 Sets: Free Spoken Digits, of which each of the six speakers is left out once (3,000 test samples in all);
 Fashion-MNIST (10,000); AG News (7,600). A seed is that of batches, variants and dropout; the teacher is the
@@ -44,11 +45,12 @@ from winnow.compress import (
     prune,
     quantize,
     runtimes,
+    variants,
 )
 from winnow.compress.engine.classifier import EngineClassifier
 from winnow.data import ingest, stage, store
 from winnow.data.batches import stack
-from winnow.data.intervals import paired_difference
+from winnow.data.intervals import paired_difference, verdict
 from winnow.data.modality import build
 from winnow.ssl import finetune, pretrain
 from winnow.ssl import model as models
@@ -277,6 +279,39 @@ def taught(field: Field) -> np.ndarray:
     return np.array(json.loads(told.read_text()), bool)
 
 
+class Row(NamedTuple):
+    """What an arm came to, over all splits and seeds.
+
+    Attributes:
+        arm: its name.
+        right: of each test sample, the share of seeds that told it right.
+        scores: accuracy of each seed [%].
+        lost: accuracy lost, and its interval [points].
+        ratios: mean of each of `RATIOS`.
+        size_bytes: mean.
+    """
+
+    arm: str
+    right: np.ndarray
+    scores: list[float]
+    lost: tuple[float, float, float]
+    ratios: list[float]
+    size_bytes: float
+
+    def __str__(self) -> str:
+        mean, least, most = self.lost
+        spread = np.std(self.scores, ddof=min(1, len(self.scores) - 1))
+        cells = [
+            self.arm,
+            f"{np.mean(self.scores):.2f} ± {spread:.2f}",
+            f"{mean:+.2f} ({least:+.2f} … {most:+.2f})",
+            "yes" if mean < 1 and most < 2 else "no",
+            *(f"{ratio:.1f}×" for ratio in self.ratios),
+            f"{self.size_bytes / 1000:.1f}",
+        ]
+        return f"| {' | '.join(cells)} |"
+
+
 def timed(field: Field, arms: list[str], seed: int, rounds: int) -> dict[str, dict[str, float]]:
     """Time the teacher and each arm's int8 model, in turns: see `winnow.compress.evaluate.latency`."""
     samples, _ = test(field)
@@ -308,8 +343,10 @@ def main() -> None:
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
     parser.add_argument("--teachers", action="store_true", help="teach, and stop there")
     parser.add_argument("--time", type=int, metavar="ROUNDS", help="also time the models of the first seed")
+    parser.add_argument("--page", type=Path, metavar="FILE", help="also draw it all as a page")
     asked = parser.parse_args()
     torch.set_num_threads(1)
+    drawn: list[dict[str, Any]] = []
     for name in asked.sets:
         every = laid_over(changes()["arms"], changes()[name].get("arms", {}))
         arms = asked.arms or list(every)
@@ -329,30 +366,77 @@ def main() -> None:
         print(f"\n{TITLES[name]}, {len(teacher):,} test samples; teacher {100 * teacher.mean():.2f} %\n")
         print(f"| | accuracy, % | lost, points | under one | {' | '.join(RATIOS)} | kB |".replace("_", " "))
         print(f"|{'---|' * (5 + len(RATIOS))}")
-        print("\n".join(rows), flush=True)
+        print("\n".join(map(str, rows)), flush=True)
+        by_arm = {one.arm: one for one in rows}
+        for one in rows:
+            if (rival := by_arm.get(every[one.arm].get("of"))) is not None:
+                difference, low, high = paired_difference(one.right, rival.right, seed=0)
+                print(
+                    f"\n{rival.arm} against {one.arm}: {100 * difference:+.2f} points "
+                    f"({100 * low:+.2f} … {100 * high:+.2f}), {verdict(low, high)}",
+                    flush=True,
+                )
+        times: dict[str, dict[str, float]] = {}
         if asked.time:
-            found = timed(places[0][1], arms, asked.seeds[0], asked.time)
+            times = timed(places[0][1], arms, asked.seeds[0], asked.time)
             print("\n| ms a sample | batch 1 | batch 32 |\n|---|---|---|")
-            for title, times in found.items():
-                one, many = (times[f"batch_{size}_median_ms"] for size in evaluate.BATCH_SIZES)
+            for title, taken in times.items():
+                one, many = (taken[f"batch_{size}_median_ms"] for size in evaluate.BATCH_SIZES)
                 print(f"| {title} | {one:.3f} | {many:.3f} |", flush=True)
+        size = (places[0][1].out / "finetune" / "model.safetensors").stat().st_size
+        drawn += records(name, teacher, size, rows, {a for a in arms if "of" in every[a]}, times)
+    if asked.page:
+        lead = "Accuracy on the test split, mean over seeds; intervals are of what was lost to the teacher."
+        asked.page.write_text(variants.render("How small it gets", lead, drawn), encoding="utf-8")
 
 
-def row(arm: str, teacher: np.ndarray, seeds: list[list[Found]]) -> str:
-    """Give an arm's line."""
+def row(arm: str, teacher: np.ndarray, seeds: list[list[Found]]) -> Row:
+    """Put an arm's runs together: of each seed, what was found on each split."""
     right = [np.concatenate([one.right for one in found]) for found in seeds]
-    scores = [100 * one.mean() for one in right]
-    difference, low, high = paired_difference(teacher, np.mean(right, axis=0), seed=0)
-    under = -difference < 0.01 and -low < 0.02
-    cells = [
+    mean = np.mean(right, axis=0)
+    difference, low, high = paired_difference(teacher, mean, seed=0)
+    every = [one for found in seeds for one in found]
+    return Row(
         arm,
-        f"{np.mean(scores):.2f} ± {np.std(scores, ddof=min(1, len(scores) - 1)):.2f}",
-        f"{-100 * difference:+.2f} ({-100 * high:+.2f} … {-100 * low:+.2f})",
-        "yes" if under else "no",
-        *(f"{np.mean([one.ratios[key] for found in seeds for one in found]):.1f}×" for key in RATIOS),
-        f"{np.mean([one.size_bytes for found in seeds for one in found]) / 1000:.1f}",
-    ]
-    return f"| {' | '.join(cells)} |"
+        mean,
+        [100 * float(one.mean()) for one in right],
+        (-100 * difference, -100 * high, -100 * low),
+        [float(np.mean([one.ratios[key] for one in every])) for key in RATIOS],
+        float(np.mean([one.size_bytes for one in every])),
+    )
+
+
+def records(
+    name: str,
+    teacher: np.ndarray,
+    size_bytes: int,
+    rows: list[Row],
+    dense: set[str],
+    times: dict[str, dict[str, float]],
+) -> list[dict[str, Any]]:
+    """Give what `winnow.compress.variants.render` draws of a dataset."""
+
+    def ms(title: str) -> float | None:
+        return times[title]["batch_1_median_ms"] if title in times else None
+
+    first = {"name": "teacher", "group": "teacher", "accuracy": float(teacher.mean()), "bytes": size_bytes}
+    found = [{**first, "set": TITLES[name], "ms": ms("teacher, ONNX Runtime")}]
+    for one in rows:
+        # The interval of the loss, around the teacher's accuracy: that is what arms are compared by.
+        accuracy, (_, least, most) = float(np.mean(one.scores)) / 100, one.lost
+        found.append(
+            {
+                "set": TITLES[name],
+                "name": one.arm,
+                "group": "control" if one.arm in dense else "int8",
+                "accuracy": accuracy,
+                "low": float(teacher.mean()) - most / 100,
+                "high": float(teacher.mean()) - least / 100,
+                "bytes": one.size_bytes,
+                "ms": ms(f"{one.arm}, ONNX Runtime"),
+            }
+        )
+    return found
 
 
 if __name__ == "__main__":
