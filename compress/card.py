@@ -9,6 +9,7 @@ import pandas as pd
 
 from winnow.compress import costs, literature
 from winnow.data import store
+from winnow.data.intervals import verdict
 from winnow.data.pages import claims, layers, page, probes
 from winnow.data.stage import run
 
@@ -108,6 +109,7 @@ def gather(root: Path, encoder: Path, rounds: Sequence[int]) -> dict[str, Any]:
         "pretraining_gains": probes.against_baselines(probed[-1]["measured"]),
         "finetune": store.read_json(root / "finetune" / "metrics.json"),
         "variants": costs.variants(metrics, latency),
+        "control": _control(metrics),
         "published": [point._asdict() for point in literature.POINTS],
         "pretraining": costs.took(encoder.name, pretraining),
         "steps": costs.steps(metrics, latency, training),
@@ -143,6 +145,19 @@ def _engine(latency: Mapping[str, Any]) -> dict[str, Any]:
         "latency": {batch: _took(latency, batch) for batch in _BATCHES},
         "classes_that_differ": latency.get("classes_that_differ"),
         "missing": latency.get("missing"),
+    }
+
+
+def _control(metrics: Mapping[str, Any]) -> dict[str, Any] | None:
+    """Judge the int8 model by the dense one of as many bytes; None where nobody trained that."""
+    against = claims.measured(metrics, "int8_minus_control_points")
+    if against is None:
+        return None
+    return {
+        "accuracy": claims.measured(metrics, "control_accuracy"),
+        "size_bytes": metrics["control_bundle_size_bytes"],
+        "difference": against,
+        "verdict": verdict(against["low"], against["high"]),
     }
 
 

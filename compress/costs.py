@@ -19,7 +19,7 @@ _VARIANTS = (
     ("post-training, static", _AFTER, "posttraining_static", "posttraining_static_size_bytes", ""),
     ("post-training, dynamic", _AFTER, "posttraining_dynamic", "", ""),
     ("dense, ONNX", _CONTROL, "control", "control_size_bytes", "control"),
-    ("dense, bundle", _CONTROL, "control", "control_bundle_size_bytes", ""),
+    ("dense, bundle", _CONTROL, "control", "control_bundle_size_bytes", "control_engine"),
 )
 # Of a model, the one that it was made from.
 _BEFORE = {"student": "teacher", "sparse": "student", "int8": "sparse"}

@@ -26,7 +26,7 @@ from winnow.ssl import model as models
 from winnow.ssl.model import Classifier
 
 BATCH_SIZES = (1, 32)  # whose latency is measured
-ENGINE = "int8_engine"  # the int8 model in winnow's own runtime
+ENGINE = "{}_engine"  # an int8 model in winnow's own runtime
 
 _log = logging.getLogger(__name__)
 
@@ -38,6 +38,7 @@ def main(
     student: Path,
     sparse: Path,
     int8: Path,
+    rival: Path,
     out: Path,
     *,
     batch_size: int,
@@ -52,6 +53,7 @@ def main(
 
     All of them run in ONNX Runtime: size and precision are then all that sets them apart. The int8 model
     runs in the engine, too, where that can be built, for its time and for how often it says another class.
+    So does the control, where there is one.
 
     Args:
         modality: what the samples are.
@@ -60,6 +62,8 @@ def main(
         student: folder of the shallower one.
         sparse: folder of the pruned one.
         int8: folder of the quantized one.
+        rival: folder of the dense int8 classifier of as many bytes, see `winnow.compress.control`; `int8`
+            again where there is none.
         out: receives `model.winnow`, the int8 model to ship; `metrics.json`, `ledger.json`,
             `predictions.parquet`; `layers.csv` and `training.csv`, see `winnow.compress.steps`; and
             `latency.json`, the only one that differs from run to run.
@@ -87,8 +91,12 @@ def main(
     for name, model in floats.items():
         if model.classes != classes:
             raise BadInput(f"the {name} knows the classes {model.classes}, the dataset {classes}")
+    integers = integer.load(int8)
+    control = {} if rival.resolve() == int8.resolve() else {"control": integer.load(rival)}
     shipped = {name: path / "model.safetensors" for name, path in directories.items()}
     shipped["int8"] = int8 / "model.onnx"
+    if control:
+        shipped["control"] = rival / "model.onnx"
 
     with tempfile.TemporaryDirectory() as scratch:
         runners: dict[str, Runtime] = {}
@@ -96,12 +104,12 @@ def main(
             path = Path(scratch, f"{name}.onnx")
             export.to_onnx(model, samples.x, path)
             runners[name] = OnnxRuntime(path, threads)
-        runners["int8"] = OnnxRuntime(shipped["int8"], threads)
+    for name in shipped.keys() - floats.keys():
+        runners[name] = OnnxRuntime(shipped[name], threads)
 
     # Beside them, what the sparse model would be in int8 without training in it.
     train = manifest[(manifest["split"] == "train") & manifest["label"].notna()]
     seen = stack(modality, ingest, train.sample(min(calibration, len(train)), random_state=seed), classes)
-    integers = integer.load(int8)
     attention: Products = "int8" if integer.count(integers).attentions else "float"
     static = posttraining.static(floats["sparse"], seen.x, attention)
     untrained = {
@@ -119,7 +127,8 @@ def main(
         metrics[f"{name}_zstd_bytes"] = export.compressed_bytes(path.read_bytes())
     for name in ("student", "sparse", "int8"):
         metrics |= lost(name, correct["teacher"], correct[name], seed, resamples)
-    for before, after in (("student", "sparse"), ("sparse", "int8")):
+    pairs = [("student", "sparse"), ("sparse", "int8"), *((name, "int8") for name in control)]
+    for before, after in pairs:
         metrics |= gained(f"{after}_minus_{before}", correct[before], correct[after], seed, resamples)
     for name, runner in untrained.items():
         right = logits(runner, samples.x, batch_size).argmax(1) == label
@@ -132,7 +141,8 @@ def main(
     metrics["sparsity"] = round(sparsity.measured_sparsity(floats["sparse"]), 6)
 
     small = out / "model.winnow"
-    bundle.write(int8, describe(modality, manifest, metrics, models.read_notes(int8)), small)
+    card = describe(modality, manifest, metrics, models.read_notes(int8))
+    bundle.write(int8, card, small)
     metrics |= steps.weigh(floats, integers, samples.x)
     steps.layers(floats["sparse"], integers, sparse).to_csv(
         out / "layers.csv", index=False, float_format="%.6g"
@@ -148,6 +158,11 @@ def main(
     }
     store.write_json(out / "ledger.json", {"parts": book, **compared})
     metrics["bundle_size_bytes"] = small.stat().st_size
+    if control:
+        with tempfile.TemporaryDirectory() as scratch:
+            path = Path(scratch, small.name)
+            bundle.write(rival, card, path)  # with the same card, which counts, too
+            metrics["control_bundle_size_bytes"] = path.stat().st_size
     for key in ("counted", "packed", "compressed", "whole_file"):
         metrics[f"{key}_ratio"] = compared["student_to_int8"][key]
     store.write_json(out / "metrics.json", metrics)
@@ -157,9 +172,16 @@ def main(
     for name, prediction in predictions.items():
         table[name] = names[prediction]
     store.write_table(out / "predictions.parquet", table)
-    engine, told = in_engine(integers, threads, samples.x, batch_size, predictions["int8"])
-    timed = latency({**runners, **engine}, samples.x, warmup, rounds)
-    store.write_json(out / "latency.json", {**timed, ENGINE: {**timed.get(ENGINE, {}), **told}})
+    told: dict[str, dict[str, int | float | str]] = {}
+    for name, model in {"int8": integers, **control}.items():
+        engine, told[ENGINE.format(name)] = in_engine(
+            model, threads, samples.x, batch_size, predictions[name]
+        )
+        if engine:
+            runners[ENGINE.format(name)] = engine
+    timed = latency(runners, samples.x, warmup, rounds)
+    told = {name: {**timed.get(name, {}), **found} for name, found in told.items()}
+    store.write_json(out / "latency.json", timed | told)
     _log.info(
         "int8: accuracy %.3f, %+.2f points from the teacher's %.3f, %.1f times smaller on disk",
         metrics["int8_accuracy"],
@@ -204,23 +226,23 @@ def gained(name: str, before: np.ndarray, after: np.ndarray, seed: int, resample
 
 def in_engine(
     model: Classifier, threads: int, x: Tensor, batch_size: int, wanted: Int64[np.ndarray, " sample"]
-) -> tuple[dict[str, Runtime], dict[str, int | str]]:
-    """Bring the int8 model into the engine, and count the samples of which it says another class.
+) -> tuple[Runtime | None, dict[str, int | float | str]]:
+    """Bring an int8 model into the engine, and count the samples of which it says another class.
 
     Both round to the levels of the next layer, and which way a number between two of them goes depends on the
     machine.
 
     Returns:
-        The engine by its name, and how many classes differ from those that ONNX Runtime said (`wanted`); no
-        engine, and why, where it does not run.
+        The engine, and how many classes differ from those that ONNX Runtime said (`wanted`); None, and why,
+        where it does not run.
     """
     try:
         engine = EngineClassifier(model, threads)
     except (Unavailable, ValueError) as error:
         _log.warning("the engine does not run here, and is not measured: %s", error)
-        return {}, {"missing": str(error)}
+        return None, {"missing": str(error)}
     differ = logits(engine, x, batch_size).argmax(1) != wanted
-    return {ENGINE: engine}, {"classes_that_differ": int(differ.sum())}
+    return engine, {"classes_that_differ": int(differ.sum())}
 
 
 def latency(

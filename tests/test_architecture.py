@@ -333,7 +333,7 @@ def test_the_zeros_that_are_locked_come_from_a_stage_that_prunes() -> None:
     assert list(PARAMS["sparse"]) == MODALITIES
     written = {out for step in (*STEPS, *OPTIONAL) for out in step.outs}
     for modality in MODALITIES:
-        assert PARAMS["sparse"][modality] == f"{modality}/prune"
+        assert PARAMS["sparse"][modality] == {"zeros": f"{modality}/prune", "rival": f"{modality}/quantize"}
         for stage in ("prune", "transfer"):
             assert {
                 f"out/{modality}/{stage}/{name}" for name in ("model.safetensors", "config.json")

@@ -137,6 +137,22 @@ def test_every_model_that_was_scored_stands_in_the_charts_and_in_their_table(
         assert f"<td><b>{name}</b></td>" in html
 
 
+def test_sparsity_is_judged_by_the_control_where_there_is_one(written: Path, tmp_path: Path) -> None:
+    assert "Nobody knows" in (written / "card.html").read_text()
+    planted.write_all(tmp_path)
+    path = tmp_path / "text/evaluate/metrics.json"
+    metrics = store.read_json(path) | planted.measured("control_accuracy", 180, 200)
+    metrics |= {"control_size_bytes": 900, "control_bundle_size_bytes": 245}
+    for low, high, verdict in ((0.5, 7.0, "gain"), (-1.0, 7.0, "no measurable gain"), (-9.0, -1.0, "loss")):
+        difference = {"points": (low + high) / 2, "points_low": low, "points_high": high}
+        store.write_json(path, metrics | {f"int8_minus_control_{key}": v for key, v in difference.items()})
+        out = run(tmp_path / "text", tmp_path / "card" / verdict)
+        assert store.read_json(out / "card.json")["control"]["verdict"] == verdict
+        html = (out / "card.html").read_text()
+        assert f'">{verdict}</span>' in html and "Nobody knows" not in html
+        assert "<td><b>dense, bundle</b></td>" in html and "takes 245 bytes" in html
+
+
 def test_what_others_published_stands_there_as_of_other_tasks(found: dict[str, Any], written: Path) -> None:
     html = (written / "card.html").read_text()
     assert "Of other tasks and larger networks" in html

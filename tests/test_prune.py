@@ -1,3 +1,4 @@
+import shutil
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -49,6 +50,7 @@ def test_the_chain_from_teacher_to_int8(
     monkeypatch.setattr("sys.argv", ["prune"])
     names = ("teacher", "prune", "prune-again", "quantize", "evaluate")
     teacher, pruned, again, int8, scored = folders = [tmp_path / name for name in names]
+    rival = tmp_path / "control"
     for folder in folders:
         folder.mkdir()
     torch.manual_seed(0)
@@ -108,6 +110,7 @@ def test_the_chain_from_teacher_to_int8(
         assert all(not lock(master, choose)[name][~keep].any() for name, keep in lock(sparse, choose).items())
     assert store.read_json(int8 / "metrics.json")["onnx_agreement"] >= 0.99
 
+    shutil.copytree(int8, rival)
     evaluate.main(
         modality,
         ingested,
@@ -115,6 +118,7 @@ def test_the_chain_from_teacher_to_int8(
         teacher,
         pruned,
         int8,
+        rival,
         scored,
         batch_size=16,
         calibration=20,
@@ -128,11 +132,15 @@ def test_the_chain_from_teacher_to_int8(
     predictions = store.read_table(scored / "predictions.parquet")
     manifest = store.read_table(ingested / "manifest.parquet")
     assert list(predictions["id"]) == list(manifest["id"][manifest["split"] == "test"])
-    for name in ("teacher", "student", "sparse", "int8"):
+    for name in ("teacher", "student", "sparse", "int8", "control"):
         right = (predictions[name] == predictions["label"]).mean()
         assert metrics[f"{name}_accuracy"] == pytest.approx(right, abs=1e-6)
         assert metrics[f"{name}_accuracy_low"] <= right <= metrics[f"{name}_accuracy_high"]
     assert metrics["student_minus_teacher_points"] == 0
+    assert metrics["int8_minus_control_points"] == 0  # of which it is a copy
+    assert metrics["control_size_bytes"] == metrics["int8_size_bytes"]
+    assert metrics["control_bundle_size_bytes"] == metrics["bundle_size_bytes"]
+    assert {"control", "control_engine"} <= set(store.read_json(scored / "latency.json"))
     assert {f"posttraining_{how}_minus_teacher_points" for how in ("static", "dynamic")} <= set(metrics)
     assert metrics["int8_size_bytes"] == (int8 / "model.onnx").stat().st_size
     zeros = pd.read_csv(scored / "layers.csv")
