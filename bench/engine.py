@@ -17,39 +17,38 @@ several are by that on the wall. OpenVINO is measured too where it is installed.
 
 import argparse
 import itertools
-import os
 import statistics
 import tempfile
-import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
-from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from winnow.compress import choice, export, integer
+from bench.latency import (
+    OPENVINO,
+    VOCABULARY,
+    Run,
+    clock_of,
+    in_openvino,
+    in_turns,
+    machine,
+    text_classifier,
+)
+from winnow.compress import export, integer
 from winnow.compress.engine import plan, running
 from winnow.compress.engine.classifier import EngineClassifier
 from winnow.compress.engine.plan import Levels, Matrix, Norm
 from winnow.compress.fakequant import fake_quantize
 from winnow.compress.runtimes import OnnxRuntime
-from winnow.data.text import Text
-from winnow.ssl.model import Classifier
-from winnow.ssl.shape import Shape
-from winnow.ssl.trunk import Encoder
 
 BLOCKS = {"1×4": (1, 4), "2×4": (2, 4), "4×4": (4, 4)}
 SPARSITIES = (0.8, 0.9, 0.95)
 SIZES = ((1024, 1024), (4096, 1024), (1024, 4096), (768, 768))
-WARMUP = 2
-VOCABULARY = 1000  # small: embeddings are no part of what is compared
-
-Run = Callable[[], object]
 
 
 class Size(NamedTuple):
@@ -61,23 +60,6 @@ class Size(NamedTuple):
 
 
 ENCODERS = {"DistilBERT": Size(768, 6, 12), "BERT-Base": Size(768, 12, 12), "BERT-Large": Size(1024, 24, 16)}
-
-
-def in_turns(runs: dict[str, Run], rounds: int, clock: Callable[[], float]) -> dict[str, float]:
-    """Run contenders one after the other, again and again; give the median of each [s]."""
-    taken: dict[str, list[float]] = {name: [] for name in runs}
-    for turn in range(WARMUP + rounds):
-        for name, run in runs.items():
-            began = clock()
-            run()
-            if turn >= WARMUP:
-                taken[name].append(clock() - began)
-    return {name: statistics.median(times) for name, times in taken.items()}
-
-
-def clock_of(threads: int) -> Callable[[], float]:
-    """Choose what tells the time."""
-    return time.process_time if threads == 1 else time.perf_counter
 
 
 def drawn(
@@ -113,33 +95,9 @@ def drawn_encoder(size: Size, tokens: int, block: tuple[int, int], sparsity: flo
     return plan.write(encoder, 0 if sparsity == 0 else block[0])
 
 
-def torch_classifier(size: Size, tokens: int) -> Classifier:
-    """Make the same in torch, with float weights."""
-    shape = Shape(
-        **size._asdict(),
-        mlp_ratio=4.0,
-        norm="post",
-        norm_eps=1e-12,
-        position_norm=False,
-        output_norm="none",
-        layer_scale=None,
-        biases=("query", "key", "value"),
-        positions="none",
-        convolutions=None,
-        attention_bias="none",
-        extra_tokens=0,
-        input_dropout=0.0,
-        dropout=0.0,
-        attention_dropout=0.0,
-        drop_path=0.0,
-        drop_layer=0.0,
-    )
-    return Classifier(Encoder(Text(length=tokens, vocabulary=VOCABULARY), shape), ["a", "b"]).eval()
-
-
 def others(size: Size, x: Tensor, threads: int, folder: Path) -> dict[str, Run]:
     """Give what else runs an encoder of this size: in floats and in int8."""
-    model = torch_classifier(size, x.shape[1])
+    model = text_classifier(x.shape[1], *size)
 
     def in_torch() -> object:
         with torch.inference_mode():
@@ -147,10 +105,10 @@ def others(size: Size, x: Tensor, threads: int, folder: Path) -> dict[str, Run]:
 
     name = f"{size.dim}-{size.layers}-{x.shape[1]}"
     paths = {"fp32": folder / f"{name}.onnx", "int8": folder / f"{name}-int8.onnx"}
-    if (find_spec("openvino") or size.layers == 6) and not paths["fp32"].exists():
+    if (OPENVINO or size.layers == 6) and not paths["fp32"].exists():
         export.to_onnx(model, x.repeat(2, 1), paths["fp32"])
     if not paths["int8"].exists():
-        quantized = torch_classifier(size, x.shape[1])
+        quantized = text_classifier(x.shape[1], *size)
         fake_quantize(quantized)
         with torch.no_grad():
             quantized.train()(x[:1])
@@ -161,18 +119,9 @@ def others(size: Size, x: Tensor, threads: int, folder: Path) -> dict[str, Run]:
         if path.exists():
             session = OnnxRuntime(path, threads).session
             runs[f"ONNX Runtime {name}"] = partial(session.run, None, feed)
-        if find_spec("openvino"):
+        if OPENVINO:
             runs[f"OpenVINO {name}"] = in_openvino(path, x, threads)
     return runs
-
-
-def in_openvino(path: Path, x: Tensor, threads: int) -> Run:
-    """Bring an ONNX file into OpenVINO; without the hint it would take bfloat16 for float32."""
-    import openvino
-
-    config: dict[str, Any] = {"INFERENCE_NUM_THREADS": threads, "INFERENCE_PRECISION_HINT": "f32"}
-    request = openvino.Core().compile_model(path, "CPU", config).create_infer_request()
-    return partial(request.infer, [x.numpy()])
 
 
 class Load(NamedTuple):
@@ -234,13 +183,6 @@ def encode(names: list[str], load: Load, rounds: int, folder: Path) -> dict[str,
             inputs = np.ascontiguousarray(embedded[..., : size.dim])
             runs[f"{name} | engine {label}"] = partial(engine.tokens, inputs, valid)
     return in_turns(runs, rounds, clock_of(threads))
-
-
-def machine() -> str:
-    """Say what the machine is, what it can do, and how busy it is."""
-    peak = f"peak {running.peak() / 1e9:.0f} G products/s"
-    sets, absent = "/".join(running.instructions()), "" if find_spec("openvino") else "; no OpenVINO here"
-    return f"{choice.machine()['processor']}, {sets}, {peak}, load {os.getloadavg()[0]:.1f}{absent}"
 
 
 def kernels(tokens: int, rounds: int) -> None:

@@ -19,7 +19,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from bench.engine import Run, in_turns
+from bench.latency import VOCABULARY, Run, in_turns, text_classifier
 from winnow.compress import export, integer, slicing
 from winnow.compress.depth import shallower
 from winnow.compress.engine import library
@@ -27,12 +27,8 @@ from winnow.compress.engine.classifier import EngineClassifier
 from winnow.compress.fakequant import fake_quantize
 from winnow.compress.runtimes import OnnxRuntime, Runtime, TorchRuntime
 from winnow.compress.slicing import Slicing
-from winnow.data.text import Text
 from winnow.ssl.model import Classifier
-from winnow.ssl.shape import Shape
-from winnow.ssl.trunk import Encoder
 
-VOCABULARY = 1000  # small: embeddings are no part of what is compared
 HALVES = Slicing(score="magnitude", samples=1, scope="layer", multiple=8)
 
 
@@ -49,36 +45,9 @@ SIZES = {"small": Size(96, 4, 4, 48), "large": Size(768, 2, 12, 128)}
 VARIANTS = ("whole", "half the heads and channels", "half the layers", "half of all three")
 
 
-def whole(size: Size) -> Classifier:
-    """Make a classifier of texts with random weights."""
-    shape = Shape(
-        dim=size.dim,
-        layers=size.layers,
-        heads=size.heads,
-        mlp_ratio=4.0,
-        norm="post",
-        norm_eps=1e-5,
-        position_norm=False,
-        output_norm="none",
-        layer_scale=None,
-        biases=("query", "key", "value"),
-        positions="sincos",
-        convolutions=None,
-        attention_bias="none",
-        extra_tokens=0,
-        input_dropout=0.0,
-        dropout=0.0,
-        attention_dropout=0.0,
-        drop_path=0.0,
-        drop_layer=0.0,
-    )
-    torch.manual_seed(0)
-    return Classifier(Encoder(Text(length=size.tokens, vocabulary=VOCABULARY), shape), ["a", "b"]).eval()
-
-
 def smaller(size: Size, variant: str) -> Classifier:
     """Make the same with less of it."""
-    model = whole(size)
+    model = text_classifier(size.tokens, size.dim, size.layers, size.heads)
     if variant in VARIANTS[2:]:
         model.encoder = shallower(model.encoder, list(range(0, size.layers, 2)))
     if variant in VARIANTS[1::2]:
