@@ -6,6 +6,7 @@ from typing import Any
 from winnow.compress import fakequant, pruning, shipping, teaching
 from winnow.compress import sparsity as sparsities
 from winnow.compress.fakequant import Bits, Products
+from winnow.compress.folding import folded
 from winnow.compress.teaching import Distillation, Taught
 from winnow.data import store
 from winnow.data.batches import Batch
@@ -45,6 +46,7 @@ class Quantized(Taught):
         seed: int,
     ) -> None:
         student = models.load_classifier(Path(sparse))
+        student.encoder = folded(student.encoder)
         taught = models.load_classifier(Path(teacher))
         super().__init__(student, taught, modality, classes, distillation, optimization, seed)
         fakequant.fake_quantize(self.student, bits, attention)

@@ -84,7 +84,8 @@ def weigh(floats: Mapping[str, Classifier], integers: Classifier, x: Tensor) -> 
     pairs = {name: (model, model) for name, model in floats.items()}
     for name, (model, master) in {**pairs, "int8": (integers, floats["sparse"])}.items():
         done = work(master, x[:1])
-        parameters = dict(master.named_parameters())
+        there = model.state_dict().keys()  # what was folded away is none of its parameters
+        parameters = {name: value for name, value in master.named_parameters() if name in there}
         number = sum(parameter.numel() for parameter in parameters.values())
         found |= {
             f"{name}_parameters": number,
