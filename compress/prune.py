@@ -95,10 +95,12 @@ def main(
         logs: receives logs and checkpoints.
 
     Raises:
-        BadInput: if the pattern does not go with the sparsity or the scope.
+        BadInput: if the pattern does not go with the sparsity or the scope, or the student has nothing of
+            what else is to be pruned.
 
     Paper: Prune Once for All (Zafrir et al. 2021, arXiv 2111.05754), section 3.2; downstream.
     """
+    others.require(models.load_classifier(student))
     prunings = pruning.make(sparsity, pattern, scope, score, schedule, others)
     method, history = teaching.teach(
         Pruned,

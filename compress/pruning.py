@@ -7,6 +7,7 @@ from typing import Any
 
 import lightning
 import pandas as pd
+from torch import nn
 
 from winnow.compress import sensitivity
 from winnow.compress.allocation import Scope, by_sensitivity, erdos_renyi_kernel, layerwise, overall
@@ -14,7 +15,7 @@ from winnow.compress.callbacks import PatternLock, Pruning
 from winnow.compress.patterns import NM, Pattern
 from winnow.compress.schedules import Span
 from winnow.compress.scores import BlockFisher, Magnitude, Movement
-from winnow.compress.sparsity import Choice, in_embeddings, in_frontend, require_zeros
+from winnow.compress.sparsity import Choice, in_embeddings, in_frontend, matrices, require_zeros
 from winnow.data.stage import BadInput
 from winnow.ssl import model as models
 from winnow.ssl.classification import label_loss, predict
@@ -43,6 +44,16 @@ class Others:
         return {
             name: (getattr(self, name), choice) for name, choice in choices.items() if getattr(self, name)
         }
+
+    def require(self, network: nn.Module) -> None:
+        """Make sure that a network has what is to be pruned.
+
+        Raises:
+            BadInput: if not.
+        """
+        for name, (much, choose) in self.chosen().items():
+            if not any(choose(*one) for one in matrices(network).items()):
+                raise BadInput(f"others.{name} is {much}, and the network has no matrix there: set it to 0.0")
 
 
 NONE = Others(embeddings=0.0, frontend=0.0)

@@ -18,6 +18,7 @@ from winnow.compress.schedules import Constant, Polynomial, Span
 from winnow.compress.sparsity import in_embeddings, in_frontend, lock, measured_sparsity
 from winnow.data import store
 from winnow.data.modality import Modality
+from winnow.data.stage import BadInput
 from winnow.data.store import read_classes
 from winnow.ssl import model as models
 from winnow.ssl.model import Classifier
@@ -42,6 +43,27 @@ SCHEDULE = Polynomial(begin=0.1, end=0.6, refresh=0.6, frequency=2, power=3.0, i
 FILES = {"model.safetensors", "config.json", "history.csv", "metrics.json"}
 
 
+def run_prune(modality: Modality, ingested: Path, out: Path, **changed: Any) -> None:
+    """Prune the teacher that lies beside `out`, which is made if it is not there."""
+    teacher = out.parent / "teacher"
+    if not teacher.exists():
+        teacher.mkdir()
+        torch.manual_seed(0)
+        shape = replace(SHAPE, layers=1)
+        models.save(Classifier(Encoder(modality, shape), read_classes(ingested)), teacher)
+    out.mkdir()
+    section: dict[str, Any] = {
+        "sparsity": 0.75,
+        "pattern": Blocks(block=(1, 4), pooling="average"),
+        "scope": "layer",
+        "score": "magnitude",
+        "others": NONE,
+        "schedule": SCHEDULE,
+    }
+    section |= {"model": TEACHING, **RUN, **changed, "logs": out.parent / "logs"}
+    prune.main(modality, ingested, ingested, teacher, teacher, out, **section)
+
+
 # The chain of every modality is run by the whole pipeline.
 @pytest.mark.parametrize("kind", [KINDS[0]], ids=["vision"], indirect=True)
 def test_the_chain_from_teacher_to_int8(
@@ -49,34 +71,12 @@ def test_the_chain_from_teacher_to_int8(
 ) -> None:
     monkeypatch.setattr("sys.argv", ["prune"])
     names = ("teacher", "prune", "prune-again", "quantize", "evaluate")
-    teacher, pruned, again, int8, scored = folders = [tmp_path / name for name in names]
-    rival = tmp_path / "control"
-    for folder in folders:
-        folder.mkdir()
-    torch.manual_seed(0)
-    shape = replace(SHAPE, layers=1)
-    classes = read_classes(ingested)
-    models.save(Classifier(Encoder(modality, shape), classes), teacher)
-    labels = ingested  # as delivered
-
+    teacher, pruned, again, int8, scored = (tmp_path / name for name in names)
+    rival, labels = tmp_path / "control", ingested  # as delivered
     for out in (pruned, again):
-        prune.main(
-            modality,
-            ingested,
-            labels,
-            teacher,
-            teacher,
-            out,
-            sparsity=0.75,
-            pattern=Blocks(block=(1, 4), pooling="average"),
-            scope="layer",
-            score="magnitude",
-            others=Others(embeddings=0.0, frontend=0.5),
-            schedule=SCHEDULE,
-            model=TEACHING,
-            **RUN,
-            logs=tmp_path / "logs",
-        )
+        run_prune(modality, ingested, out, others=Others(embeddings=0.0, frontend=0.5))
+    int8.mkdir()
+    scored.mkdir()
     assert {path.name for path in pruned.iterdir()} == FILES | {"layers.csv"}
     assert all((pruned / name).read_bytes() == (again / name).read_bytes() for name in FILES)
     sparse = models.load_classifier(pruned)
@@ -173,28 +173,8 @@ def test_prunes_by_every_scope_and_score(
     modality: Modality, ingested: Path, tmp_path: Path, variant: str
 ) -> None:
     sparsity, pattern, schedule, scope, score = VARIANTS[variant]
-    teacher, out = tmp_path / "teacher", tmp_path / "prune"
-    for folder in (teacher, out):
-        folder.mkdir()
-    torch.manual_seed(0)
-    models.save(Classifier(Encoder(modality, replace(SHAPE, layers=1)), read_classes(ingested)), teacher)
-    prune.main(
-        modality,
-        ingested,
-        ingested,
-        teacher,
-        teacher,
-        out,
-        sparsity=sparsity,
-        pattern=pattern,
-        scope=scope,  # type: ignore[arg-type]
-        score=score,  # type: ignore[arg-type]
-        others=NONE,
-        schedule=schedule,
-        model=TEACHING,
-        **RUN,
-        logs=tmp_path / "logs",
-    )
+    out, others = tmp_path / "prune", {"scope": scope, "score": score, "schedule": schedule}
+    run_prune(modality, ingested, out, sparsity=sparsity, pattern=pattern, **others)
     sparse, table = models.load_classifier(out), pd.read_csv(out / "layers.csv")
     assert measured_sparsity(sparse) == pytest.approx(sparsity, abs=0.02)
     assert store.read_json(out / "metrics.json")["sparsity"] == pytest.approx(
@@ -210,31 +190,19 @@ def test_prunes_by_every_scope_and_score(
 def test_prunes_embeddings_beside_the_trunk_and_locks_them(
     modality: Modality, ingested: Path, tmp_path: Path
 ) -> None:
-    teacher, out = tmp_path / "teacher", tmp_path / "prune"
-    for folder in (teacher, out):
-        folder.mkdir()
-    torch.manual_seed(0)
-    models.save(Classifier(Encoder(modality, replace(SHAPE, layers=1)), read_classes(ingested)), teacher)
-    prune.main(
-        modality,
-        ingested,
-        ingested,
-        teacher,
-        teacher,
-        out,
-        sparsity=0.5,
-        pattern=Blocks(block=(1, 4), pooling="average"),
-        scope="layer",
-        score="magnitude",
-        others=Others(embeddings=0.9, frontend=0.0),
-        schedule=SCHEDULE,
-        model=TEACHING,
-        **RUN,
-        logs=tmp_path / "logs",
-    )
+    out = tmp_path / "prune"
+    run_prune(modality, ingested, out, sparsity=0.5, others=Others(embeddings=0.9, frontend=0.0))
     sparse = models.load_classifier(out)
     assert measured_sparsity(sparse) == 0.5
     assert measured_sparsity(sparse, in_embeddings) == pytest.approx(0.9, abs=1e-3)
     trunk, embeddings = locks(models.read_notes(out))
     assert trunk.name == "sparsity" and embeddings.name == "sparsity_of_embeddings"
     assert embeddings.pruner.choose is in_embeddings
+
+
+@pytest.mark.parametrize("kind", [KINDS[0]], ids=["vision"], indirect=True)
+def test_what_the_network_does_not_have_cannot_be_pruned(
+    modality: Modality, ingested: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(BadInput, match=r"others.embeddings is 0.9, and .* no matrix there: set it to 0.0"):
+        run_prune(modality, ingested, tmp_path / "out", others=Others(embeddings=0.9, frontend=0.0))
