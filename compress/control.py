@@ -234,8 +234,7 @@ def _untrained(model: Classifier, bits: Bits) -> Classifier:
     fakequant.fake_quantize(model, bits)
     for module in model.modules():
         if isinstance(module, Observer):
-            module.low.fill_(-1)
-            module.high.fill_(1)
+            module.take(torch.tensor(-1.0), torch.tensor(1.0))
     fakequant.round_rest(model)
     return integer.to_integers(model)
 

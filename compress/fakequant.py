@@ -13,7 +13,7 @@ from functools import partial
 from typing import Literal
 
 import torch
-from jaxtyping import Float, Int, Shaped
+from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -112,28 +112,40 @@ class Observer(nn.Module):
 
     low: Float[Tensor, ""]
     high: Float[Tensor, ""]
+    watched: Bool[Tensor, ""]
 
     def __init__(self) -> None:
         super().__init__()
+        self.register_buffer("watched", torch.tensor(False))
         self.register_buffer("low", torch.zeros(()))
         self.register_buffer("high", torch.zeros(()))
         self.frozen = False
 
     @property
     def seen(self) -> bool:
-        return bool(self.high > self.low)
+        return bool(self.watched)
 
     @torch.no_grad()
     def watch(self, x: Tensor) -> None:
         """Move the range towards that of a batch; it always holds zero, which padding needs."""
         low, high = x.min().clamp(max=0), x.max().clamp(min=0)
-        share = AVERAGING if self.seen else 1.0
-        self.low.lerp_(low, share)
-        self.high.lerp_(high, share)
+        share = AVERAGING if self.high > self.low else 1.0
+        self.take(self.low.lerp(low, share), self.high.lerp(high, share))
+
+    def take(self, low: Float[Tensor, ""], high: Float[Tensor, ""]) -> None:
+        """Take a range for what was seen."""
+        self.low.copy_(low)
+        self.high.copy_(high)
+        self.watched.fill_(True)
 
     def scale_and_zero_point(self) -> tuple[Float[Tensor, ""], Int[Tensor, ""]]:
-        """Give the step between two uint8 values, and the one that means zero."""
-        scale = ((self.high - self.low) / INPUT_MAX).clamp(min=SMALLEST_SCALE)
+        """Give the step between two uint8 values, and the one that means zero.
+
+        Zeros alone, of channels that are all pruned, have no range. Theirs is of 1: in steps of the smallest
+        scale, the bias behind them would have no room.
+        """
+        width = torch.where(self.high > self.low, self.high - self.low, 1.0)
+        scale = (width / INPUT_MAX).clamp(min=SMALLEST_SCALE)
         zero_point = (-self.low / scale).round().clamp(0, INPUT_MAX)
         return scale, zero_point.to(torch.int32)
 
@@ -293,6 +305,6 @@ def master_weights(model: nn.Module) -> dict[str, Tensor]:
         f"{name}.{buffer}"
         for name, module in model.named_modules()
         if isinstance(module, Observer)
-        for buffer in ("low", "high")
+        for buffer, _ in module.named_buffers()
     }
     return {name: t for name, t in model.state_dict().items() if name not in observed}

@@ -45,8 +45,7 @@ class _Momentary(Observer):
     """Fake-quantizes a batch over its own range."""
 
     def watch(self, x: Tensor) -> None:
-        self.low.copy_(x.min().clamp(max=0))
-        self.high.copy_(x.max().clamp(min=0))
+        self.take(x.min().clamp(max=0), x.max().clamp(min=0))
 
     def forward(self, x: Tensor) -> Tensor:
         self.watch(x)

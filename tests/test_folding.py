@@ -11,6 +11,8 @@ from hypothesis import strategies as st
 from test_slicing import SHAPES, perturbed
 from tiny_trunk import OPTIMIZATION, SHAPE
 
+from winnow.compress import integer
+from winnow.compress.fakequant import fake_quantize
 from winnow.compress.folding import folded
 from winnow.compress.sparsity import prunable
 from winnow.ssl.model import Classifier
@@ -99,6 +101,21 @@ def test_training_leaves_what_is_silent_silent() -> None:
     for name, rows in silent.items():
         bias = model.encoder.get_parameter(name)
         assert not bias[rows].any() and bias[~rows].all()
+
+
+def test_a_feed_forward_part_without_any_weight_can_be_quantized() -> None:
+    model, x = perturbed(SHAPE).eval(), tiny.samples(16).x
+    with torch.no_grad():
+        model.encoder.layers[1].fc1.weight.zero_()
+        model.encoder.layers[1].fc2.bias.add_(3)
+    wanted = model(x)
+    model.encoder = folded(model.encoder)
+    assert not model.encoder.layers[1].fc2.weight.any()
+    fake_quantize(model)
+    model.train()(x)
+    found = integer.to_integers(model)
+    assert bool((found(x).argmax(1) == wanted.argmax(1)).all())
+    torch.testing.assert_close(found(x), wanted, rtol=0, atol=0.3)
 
 
 def test_a_trunk_of_timms_is_left_as_it_is() -> None:

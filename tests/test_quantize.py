@@ -150,7 +150,8 @@ def test_gradients_go_straight_through_within_the_range() -> None:
 
 def test_an_observer_follows_a_moving_average_until_it_is_frozen() -> None:
     observer = Observer()
-    assert torch.equal(observer(torch.zeros(3)), torch.zeros(3)) and not observer.seen
+    assert not observer.seen
+    assert torch.equal(observer(torch.zeros(3)), torch.zeros(3)) and observer.seen
     observer(torch.tensor([-1.0, 3.0]))
     assert (float(observer.low), float(observer.high)) == (-1, 3)
     observer(torch.tensor([-2.0, 13.0]))
