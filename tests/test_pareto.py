@@ -80,3 +80,14 @@ def test_names_hide_neither_points_nor_each_other(points: list[tuple[float, floa
 def test_names_of_people_are_text() -> None:
     found = scatter([{"name": "<script>", "group": "<b>", "x": 1, "y": 0.5}])
     assert "<script>" not in found and "&lt;script&gt;" in found
+
+
+def test_a_group_has_the_same_colour_in_both_charts() -> None:
+    rows = [
+        {"name": "a", "group": "float", "accuracy": 0.9, "bytes": 900, "ms": 2.0},
+        {"name": "b", "group": "after training", "accuracy": 0.8, "bytes": 300, "ms": None},
+        {"name": "c", "group": "dense", "accuracy": 0.7, "bytes": 200, "ms": 1.0},
+    ]
+    charts = [pareto.scatter("", pareto.points(rows, cost), x_label="", text=str) for cost in ("bytes", "ms")]
+    assert all('<i class="spot s3"></i>dense' in chart for chart in charts)
+    assert "after training" in charts[0] and "after training" not in charts[1]

@@ -191,7 +191,7 @@ def test_two_processes_train_as_one_with_twice_the_batch(
     (tmp_path / "config.yaml").write_text(yaml.safe_dump(changed(yaml.safe_load(config), **two)))
     words = [sys.executable, "-m", "winnow.ssl.pretrain_joint", "fit", "--config", "config.yaml"]
     env = {**os.environ, "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(words, cwd=tmp_path, env=env, capture_output=True, text=True, timeout=240)
+    done = subprocess.run(words, cwd=tmp_path, env=env, capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stderr
     other = runs.read(tmp_path / "two/checkpoints/last.ckpt")
     assert one["global_step"] == other["global_step"] == 4

@@ -245,7 +245,7 @@ def test_a_stage_of_two_processes_leaves_what_a_stage_leaves(
     params = {"text": {"modality": TEXT.section, "pretrain": section}}
     (tmp_path / "params.yaml").write_text(yaml.safe_dump(params))
     command = [sys.executable, "-m", "winnow.ssl.pretrain", "text", ingested, ingested, "out/text/pretrain"]
-    done = subprocess.run(command, cwd=tmp_path, env=alone(), capture_output=True, text=True, timeout=120)
+    done = subprocess.run(command, cwd=tmp_path, env=alone(), capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stderr
     assert [path.name for path in (tmp_path / "out/text").iterdir()] == ["pretrain"]
     files = {path.name for path in (tmp_path / "out/text/pretrain").iterdir()}

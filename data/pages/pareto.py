@@ -93,10 +93,12 @@ def scatter(
         text: writes x.
         named: points whose names are drawn at most, those of the front first; all have a tooltip.
     """
+    # The colour is the same in a chart of another cost, which other points may lack.
+    groups = dict.fromkeys(str(point["group"]) for point in points)
+    colours = {group: number % COLOURS + 1 for number, group in enumerate(groups)}
     points = [point for point in points if _drawable(point)]
     if not points:
         return Markup('<p class="none">Nothing was measured.</p>')
-    groups = list(dict.fromkeys(str(point["group"]) for point in points))
     on = front([(point["x"], point["y"]) for point in points])
     ys = [point[key] for point in points for key in ("y", "low", "high") if wording.known(point.get(key))]
     y_ticks = ticks(min(ys), max(ys))
@@ -110,7 +112,7 @@ def scatter(
     body = [_axes(powers(low, high), y_ticks, to_x, to_y, x_label, text), _stairs(points, on, to_x, to_y)]
     order = sorted(range(len(points)), key=lambda i: (on[i], -points[i]["x"]))  # the front on top
     for index in order:
-        colour = groups.index(str(points[index]["group"])) % COLOURS + 1
+        colour = colours[str(points[index]["group"])]
         body.append(_mark(points[index], on[index], colour, to_x, to_y, text))
     body += _names(points, on, to_x, to_y, named)
     told = ", ".join(
@@ -118,7 +120,8 @@ def scatter(
         for point, best in sorted(zip(points, on, strict=True), key=lambda pair: pair[0]["x"])
         if best
     )
-    return _legend(groups) + Markup(
+    drawn = {str(point["group"]) for point in points}
+    return _legend({group: colour for group, colour in colours.items() if group in drawn}) + Markup(
         '<svg class="chart" viewBox="0 0 {} {}" role="img" aria-label="{}"><desc>{}</desc>{}</svg>'
     ).format(_WIDTH, _HEIGHT, title, f"{title}; on the front: {told}", Markup("").join(body))
 
@@ -229,12 +232,12 @@ def _fits(box: Box) -> bool:
     return box.left >= _LEFT and box.right <= _WIDTH and box.top >= 0 and box.bottom <= _HEIGHT - _BOTTOM
 
 
-def _legend(groups: Sequence[str]) -> Markup:
-    if len(groups) < 2:
+def _legend(colours: Mapping[str, int]) -> Markup:
+    if len(colours) < 2:
         return Markup("")
     return Markup('<ul class="legend">{}</ul>').format(
         Markup("").join(
-            Markup('<li><i class="spot s{}"></i>{}</li>').format(index % COLOURS + 1, group)
-            for index, group in enumerate(groups)
+            Markup('<li><i class="spot s{}"></i>{}</li>').format(colour, group)
+            for group, colour in colours.items()
         )
     )
