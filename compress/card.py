@@ -181,13 +181,13 @@ def _ratios(ledger: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 
 def curves(table: pd.DataFrame, names: Sequence[str]) -> list[dict[str, Any]]:
-    """Take columns of a history, thinned to what a chart can show; absent ones are left out."""
+    """Take columns of a history, thinned to what a chart can show; those without two points are left out."""
     found = []
     for name in names:
         if name not in table:
             continue
         rows = table[["step", name]].dropna()
-        if rows.empty:
+        if len(rows) < 2:  # a point is no curve
             continue
         stride = -(-len(rows) // _POINTS)
         last = rows.tail(1) if (len(rows) - 1) % stride else rows.head(0)

@@ -162,9 +162,7 @@ def timed(field: Field, arms: list[str], seed: int, rounds: int) -> dict[str, di
                 say(f"{arm} is not timed in the engine: {error}")
         for size in evaluate.BATCH_SIZES:
             x = samples[:size]
-            runs: dict[str, Run] = {
-                f"{name} | {way}": partial(runner, x) for (name, way), runner in ways.items()
-            }
+            runs: dict[str, Run] = {name: partial(runner, x) for name, runner in ways.items()}
             if OPENVINO:
                 runs |= {f"{name} | OpenVINO": in_openvino(file, x, 1) for name, file in files.items()}
             for name, seconds in in_turns(runs, rounds, clock_of(1)).items():
