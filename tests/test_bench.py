@@ -59,8 +59,10 @@ def test_times_are_shares_of_the_first() -> None:
 def test_rows_can_be_drawn() -> None:
     rows = [tables.row(name, TEACHER, [[found(n)]]) for name, n in (("95 %", 895), ("dense", 880))]
     taken = {f"{name} | ONNX Runtime": {1: 0.5, 32: 0.2} for name in ("teacher", "95 %", "dense")}
+    taken["95 % | engine"] = {1: 0.2, 32: 0.1}
     records = tables.records("News", TEACHER, 99_000, rows, {"dense"}, taken)
     assert [one["group"] for one in records] == ["teacher", "int8", "control"]
+    assert [one["ms"] for one in records] == [0.5, 0.2, 0.5]
     assert records[1]["low"] <= records[1]["accuracy"] == 0.895 <= records[1]["high"]
     assert "95 %" in variants.render("small", "", records)
 
