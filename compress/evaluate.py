@@ -143,7 +143,7 @@ def main(
     small = out / "model.winnow"
     card = describe(modality, manifest, metrics, models.read_notes(int8))
     bundle.write(int8, card, small)
-    metrics |= steps.weigh(floats, integers, samples.x)
+    metrics |= steps.weigh(floats, integers, models.load_classifier(int8), samples.x)
     steps.layers(floats["sparse"], integers, sparse).to_csv(
         out / "layers.csv", index=False, float_format="%.6g"
     )

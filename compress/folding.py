@@ -1,18 +1,23 @@
-"""What zeros make constant is folded away: a network that says the same, of fewer numbers.
+"""What zeros make constant is folded away, and what is silent cut out: the same answers, of fewer numbers.
 
 A row without weights gives its bias to every token. Whoever reads that can add it up beforehand, and then
 has no use for the weights that it was read with; and what nobody reads needs no weights either. In a network
-of few weights that is half of the biases, and some of the weights that pruning had kept.
+of few weights that is half of the biases, some of the weights that pruning had kept, and up to two thirds of
+the feed-forward channels: those are gone from the shapes, for every runtime.
 """
 
+from collections.abc import Iterable
 from dataclasses import replace
 
 import torch
+from jaxtyping import Bool, Int
 from torch import Tensor, nn
 from torch.nn import functional
 
-from winnow.ssl.shape import Shape
+from winnow.ssl.shape import LayerSize, Shape
 from winnow.ssl.trunk import Attention, Encoder, Layer
+
+GROUP = 4  # channels that blocks of weights hold together at most
 
 
 @torch.no_grad()
@@ -69,3 +74,80 @@ def _fold_attention(attention: Attention) -> None:
 def _empty(weight: Tensor) -> Tensor:
     """Say of each row whether it has no weight."""
     return ~weight.any(1)
+
+
+def cut(encoder: Encoder) -> None:
+    """Cut the feed-forward channels that are silent out of an encoder, in place.
+
+    What is left keeps its weights and scales, of floats, of fake int8 and of integers. Channels move, but
+    those of a group of four stay together: no block of weights becomes two.
+
+    Args:
+        encoder: of floats, fake-quantized or of integers; one of timm's stays as it is.
+    """
+    if not isinstance(encoder.shape, Shape):
+        return
+    sizes = []
+    for layer, size in zip(encoder.layers, encoder.shape.sizes, strict=True):
+        assert isinstance(layer, Layer)
+        left = regrouped(~silent(layer))
+        if len(left) < size.channels:
+            _take(layer.fc1, left, rows=True)
+            _take(layer.fc2, left, rows=False)
+            size = LayerSize(heads=size.heads, channels=len(left))
+        sizes.append(size)
+    if tuple(sizes) != encoder.shape.sizes:
+        encoder.shape = encoder.shape.cut(sizes)
+
+
+def silent(layer: Layer) -> Bool[Tensor, " channel"]:
+    """Say of each feed-forward channel whether it is zero for every token, or read by nobody."""
+    fc1, fc2 = (_by_row(part) for part in (layer.fc1, layer.fc2))
+    return _empty(fc1) & (layer.fc1.bias == 0) | _empty(fc2.T)
+
+
+def regrouped(alive: Bool[Tensor, " channel"]) -> Int[Tensor, " left"]:
+    """Put what is left of each group of channels together with others, to groups that are full again.
+
+    Args:
+        alive: which channels are not silent.
+
+    Returns:
+        Their numbers, group by group; silent ones fill up what does not come out even, and are a group where
+        nothing else is left. All, in their order, if that saves no group.
+    """
+    pieces = [group.nonzero().flatten() + GROUP * i for i, group in enumerate(alive.split(GROUP))]
+    full: list[list[int]] = []
+    for piece in sorted(pieces, key=len, reverse=True):
+        room = [group for group in full if len(group) + len(piece) <= GROUP]
+        if room:
+            room[0].extend(piece.tolist())
+        elif len(piece) or not full:
+            full.append(piece.tolist())
+    if len(full) == len(pieces):
+        return torch.arange(len(alive))
+    rest = iter((~alive).nonzero().flatten().tolist())
+    return torch.tensor([channel for group in full for channel in _filled(group, rest)])
+
+
+def _filled(group: list[int], rest: Iterable[int]) -> list[int]:
+    return group + [channel for channel, _ in zip(rest, range(GROUP - len(group)), strict=False)]
+
+
+def _by_row(module: nn.Module) -> Tensor:
+    """Give a weight as [row, column]: an integer one may lie the other way."""
+    return module.weight.T if getattr(module, "axis", 0) else module.weight  # type: ignore[return-value]
+
+
+@torch.no_grad()
+def _take(module: nn.Module, channels: Tensor, *, rows: bool) -> None:
+    """Keep some rows of a layer with their scales and biases, or some columns."""
+    turned = bool(getattr(module, "axis", 0))
+    for name, value in [*module.named_parameters(recurse=False), *module.named_buffers(recurse=False)]:
+        if name == "weight":
+            taken = value.index_select(int(rows is turned), channels)
+        elif rows and value.dim():
+            taken = value[channels]
+        else:
+            continue
+        setattr(module, name, nn.Parameter(taken) if isinstance(value, nn.Parameter) else taken)

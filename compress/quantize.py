@@ -106,7 +106,6 @@ def main(
         callbacks=locks,
     )
     keep = {name: kept for lock in locks for name, kept in lock.keep.items()}
-    sparsities.require_zeros(method.student, keep)
     history.write(out / "history.csv")
     shipped = shipping.ship(
         method.student, keep, teaching.validation(method), out, models.read_notes(sparse), threads

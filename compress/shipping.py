@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from winnow.compress import export, fakequant, integer, runtimes, saturation
+from winnow.compress import export, fakequant, folding, integer, runtimes, saturation
 from winnow.compress.runtimes import OnnxRuntime
-from winnow.compress.sparsity import Keep
+from winnow.compress.sparsity import Keep, require_zeros
 from winnow.data.batches import Batch
 from winnow.ssl import classification
 from winnow.ssl import model as models
@@ -28,7 +28,7 @@ def ship(
     """Write `quantized.safetensors`, `model.onnx`, and `model.safetensors` with `config.json`.
 
     Args:
-        student: fake-quantized and trained; what of it stays float is rounded here.
+        student: fake-quantized and trained; what is silent is cut out here, what stays float is rounded.
         keep: its locked pattern by name of the matrix, True = kept; empty if it is dense.
         samples: of the validation split, on which the file is compared with the network.
         out: the folder.
@@ -39,14 +39,16 @@ def ship(
         What was measured: see `saturating` and `compare`.
 
     Raises:
-        RuntimeError: if the integers do not hold the pattern, or the file is another model.
+        RuntimeError: if network or integers do not hold the pattern, or the file is another model.
     """
+    require_zeros(student, keep)
+    folding.cut(student.encoder)
     fakequant.round_rest(student)
     master = Classifier(Encoder(student.encoder.modality, student.encoder.shape), student.classes)
     master.load_state_dict(fakequant.master_weights(student))
     models.save(master, out, **notes)
     integers = integer.to_integers(student)
-    integer.require_zeros(integers, keep)
+    integer.require_zeros(integers, {name: student.get_parameter(name) != 0 for name in keep})
     integer.save(integers, out / "quantized.safetensors")
     # What is shipped is made from the file, not from memory: the two cannot drift apart.
     integers = integer.load(out)

@@ -68,12 +68,15 @@ def zeros(model: nn.Module, names: Mapping[str, object]) -> dict[str, int]:
     return {name: held[name].numel() - int(held[name].count_nonzero()) for name in names}
 
 
-def weigh(floats: Mapping[str, Classifier], integers: Classifier, x: Tensor) -> dict[str, int]:
+def weigh(
+    floats: Mapping[str, Classifier], integers: Classifier, master: Classifier, x: Tensor
+) -> dict[str, int]:
     """Count what every model has and does, as flat metrics.
 
     Args:
-        floats: by name; among them `sparse`, whose int8 form `integers` is.
+        floats: by name.
         integers: of `winnow.compress.integer`.
+        master: the float weights behind them.
         x: samples, of which the first is run.
 
     Returns:
@@ -82,10 +85,9 @@ def weigh(floats: Mapping[str, Classifier], integers: Classifier, x: Tensor) -> 
     """
     found: dict[str, int] = {}
     pairs = {name: (model, model) for name, model in floats.items()}
-    for name, (model, master) in {**pairs, "int8": (integers, floats["sparse"])}.items():
-        done = work(master, x[:1])
-        there = model.state_dict().keys()  # what was folded away is none of its parameters
-        parameters = {name: value for name, value in master.named_parameters() if name in there}
+    for name, (model, whole) in {**pairs, "int8": (integers, master)}.items():
+        done = work(whole, x[:1])
+        parameters = dict(whole.named_parameters())
         number = sum(parameter.numel() for parameter in parameters.values())
         found |= {
             f"{name}_parameters": number,
@@ -101,20 +103,20 @@ def layers(sparse: Classifier, integers: Classifier, folder: Path) -> pd.DataFra
 
     Args:
         sparse: the pruned float model.
-        integers: its int8 form, where rounding has made more zeros.
+        integers: its int8 form, where rounding has made more zeros, and silent channels are gone.
         folder: of the stage that pruned; the scan stands in its `layers.csv`, if it made one.
 
     Returns:
         `name, weights, sparsity, int8_sparsity`, and after a scan `loss_at_0`, `loss_at_0.5`, …: the
         validation loss with this matrix alone at that sparsity.
     """
-    weights = prunable(sparse)
+    weights, held = prunable(sparse), integers.state_dict()
     table = pd.DataFrame(
         {
             "name": list(weights),
             "weights": [weight.numel() for weight in weights.values()],
             "sparsity": zeros(sparse, weights).values(),
-            "int8_sparsity": zeros(integers, weights).values(),
+            "int8_sparsity": [w.numel() - int(held[name].count_nonzero()) for name, w in weights.items()],
         }
     )
     for column in ("sparsity", "int8_sparsity"):

@@ -1,4 +1,4 @@
-"""What zeros make constant is folded away: the answers stay, and so do the zeros."""
+"""What zeros make constant is folded away, and what is silent cut out: the answers stay."""
 
 import copy
 from dataclasses import replace
@@ -13,7 +13,7 @@ from tiny_trunk import OPTIMIZATION, SHAPE
 
 from winnow.compress import integer
 from winnow.compress.fakequant import fake_quantize
-from winnow.compress.folding import folded
+from winnow.compress.folding import GROUP, cut, folded, regrouped
 from winnow.compress.sparsity import prunable
 from winnow.ssl.model import Classifier
 from winnow.ssl.shape import Shape
@@ -118,8 +118,84 @@ def test_a_feed_forward_part_without_any_weight_can_be_quantized() -> None:
     torch.testing.assert_close(found(x), wanted, rtol=0, atol=0.3)
 
 
+@given(alive=st.lists(st.booleans(), min_size=1, max_size=41))
+def test_what_is_left_of_a_group_stays_together(alive: list[bool]) -> None:
+    left = regrouped(torch.tensor(alive)).tolist()
+    assert len(set(left)) == len(left) <= len(alive)
+    living = {channel for channel, is_alive in enumerate(alive) if is_alive}
+    assert living <= set(left)
+    places: dict[int, set[int]] = {}
+    for place, channel in enumerate(left):
+        if channel in living:
+            places.setdefault(channel // GROUP, set()).add(place // GROUP)
+    assert all(len(groups) == 1 for groups in places.values())
+
+
+@pytest.mark.parametrize(
+    ("alive", "left"),
+    [
+        ("1111 1111", [0, 1, 2, 3, 4, 5, 6, 7]),
+        ("1110 1100", [0, 1, 2, 3, 4, 5, 6, 7]),  # no group would be saved
+        ("1100 0011", [0, 1, 6, 7]),
+        ("0001 1110 1111", [8, 9, 10, 11, 4, 5, 6, 3]),
+        ("1000 0100 0010", [0, 5, 10, 1]),
+        ("0000 0000", [0, 1, 2, 3]),
+    ],
+)
+def test_groups_are_filled_up_again(alive: str, left: list[int]) -> None:
+    assert regrouped(torch.tensor([mark == "1" for mark in alive.replace(" ", "")])).tolist() == left
+
+
+@pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES.keys())
+def test_the_answers_stay_where_silent_channels_are_cut_out(shape: Shape) -> None:
+    model, x = without_rows(perturbed(replace(shape, mlp_ratio=4.0)), 3, 0.5).eval(), tiny.samples(4).x
+    model.encoder = folded(model.encoder)
+    fake = copy.deepcopy(model)
+    fake_quantize(fake)
+    fake.train()(x)
+    whole = integer.to_integers(fake.eval())
+    early, late = copy.deepcopy(fake), copy.deepcopy(whole)
+    cut(early.encoder)
+    cut(late.encoder)
+    small = integer.to_integers(early)
+    assert small.encoder.shape == late.encoder.shape
+    channels = [size.channels for size in small.encoder.shape.sizes]
+    assert all(number % GROUP == 0 and number < 64 for number in channels)
+    for name, value in small.state_dict().items():
+        assert torch.equal(value, late.state_dict()[name]), name
+    # Integers alone change by no bit: torch adds floats in another order when there are fewer.
+    for one, other in ((small, whole), (early, fake)):
+        torch.testing.assert_close(one(x), other(x), rtol=0, atol=1e-5)
+    cut(model.encoder)
+    assert model.encoder.shape == small.encoder.shape
+
+
+def test_blocks_of_weights_do_not_become_more() -> None:
+    def blocks(weight: torch.Tensor) -> int:
+        return int(weight.unflatten(1, (-1, 4)).any(-1).sum())
+
+    model = perturbed(replace(SHAPE, mlp_ratio=4.0))
+    tiny.sparsify(model)
+    model = without_rows(model, 5, 0.6)
+    model.encoder = folded(model.encoder)
+    before = [blocks(part.weight) for layer in model.encoder.layers for part in (layer.fc1, layer.fc2)]
+    cut(model.encoder)
+    after = [blocks(part.weight) for layer in model.encoder.layers for part in (layer.fc1, layer.fc2)]
+    assert all(now <= then for now, then in zip(after, before, strict=True))
+
+
+def test_where_nothing_is_silent_nothing_is_cut() -> None:
+    model = perturbed(SHAPE)
+    before = copy.deepcopy(model.state_dict())
+    cut(model.encoder)
+    assert model.encoder.shape == SHAPE
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+
+
 def test_a_trunk_of_timms_is_left_as_it_is() -> None:
     options = {"embed_dim": 48, "depth": 2, "num_heads": 2}
     shape = TimmShape(timm="vit_tiny_patch16_224", options=options, weights=None, blocks=None)
     encoder = Encoder(tiny.classifier().encoder.modality, shape)
     assert folded(encoder) is encoder
+    cut(encoder)
+    assert encoder.shape == shape

@@ -107,7 +107,12 @@ def test_the_chain_from_teacher_to_int8(
     assert models.read_notes(int8)["pattern"] == pattern
     master = models.load_classifier(int8)
     for choose in (None, in_frontend):
-        assert all(not lock(master, choose)[name][~keep].any() for name, keep in lock(sparse, choose).items())
+        left = lock(master, choose)
+        for name, keep in lock(sparse, choose).items():
+            assert left[name].sum() <= keep.sum()
+            # Of the feed-forward part, what is silent is cut out.
+            assert left[name].shape != keep.shape or not left[name][~keep].any()
+            assert left[name].shape == keep.shape or ".fc" in name
     assert store.read_json(int8 / "metrics.json")["onnx_agreement"] >= 0.99
 
     shutil.copytree(int8, rival)

@@ -55,7 +55,7 @@ def test_counting_leaves_a_model_as_it_was(sparse: Classifier) -> None:
 
 def test_every_model_is_weighed(sparse: Classifier, integers: Classifier) -> None:
     dense = tiny.classifier()
-    found = steps.weigh({"teacher": dense, "sparse": sparse}, integers, tiny.samples(3).x)
+    found = steps.weigh({"teacher": dense, "sparse": sparse}, integers, sparse, tiny.samples(3).x)
     assert found["teacher_parameters"] == sum(p.numel() for p in dense.parameters())
     pruned = LAYERS * MATRICES * 3 // 4
     assert found["teacher_nonzeros"] - found["sparse_nonzeros"] == pruned
