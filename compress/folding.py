@@ -14,6 +14,7 @@ from jaxtyping import Bool, Int
 from torch import Tensor, nn
 from torch.nn import functional
 
+from winnow.compress.fakequant import FakeQuantized, fake_quantize_rows
 from winnow.ssl.shape import LayerSize, Shape
 from winnow.ssl.trunk import Attention, Encoder, Layer
 
@@ -135,7 +136,9 @@ def _filled(group: list[int], rest: Iterable[int]) -> list[int]:
 
 
 def _by_row(module: nn.Module) -> Tensor:
-    """Give a weight as [row, column]: an integer one may lie the other way."""
+    """Give a weight as [row, column], an integer one may lie the other way, and as it is rounded."""
+    if isinstance(module, FakeQuantized):
+        return fake_quantize_rows(module.weight.detach(), module.bits)
     return module.weight.T if getattr(module, "axis", 0) else module.weight  # type: ignore[return-value]
 
 

@@ -12,7 +12,7 @@ from test_slicing import SHAPES, perturbed
 from tiny_trunk import OPTIMIZATION, SHAPE
 
 from winnow.compress import integer
-from winnow.compress.fakequant import fake_quantize
+from winnow.compress.fakequant import Bits, fake_quantize
 from winnow.compress.folding import GROUP, cut, folded, regrouped
 from winnow.compress.sparsity import prunable
 from winnow.ssl.model import Classifier
@@ -151,7 +151,7 @@ def test_the_answers_stay_where_silent_channels_are_cut_out(shape: Shape) -> Non
     model, x = without_rows(perturbed(replace(shape, mlp_ratio=4.0)), 3, 0.5).eval(), tiny.samples(4).x
     model.encoder = folded(model.encoder)
     fake = copy.deepcopy(model)
-    fake_quantize(fake)
+    fake_quantize(fake, Bits(layers=3, embeddings=8))  # so few that rounding silences some channels, too
     fake.train()(x)
     whole = integer.to_integers(fake.eval())
     early, late = copy.deepcopy(fake), copy.deepcopy(whole)
@@ -167,7 +167,7 @@ def test_the_answers_stay_where_silent_channels_are_cut_out(shape: Shape) -> Non
     for one, other in ((small, whole), (early, fake)):
         torch.testing.assert_close(one(x), other(x), rtol=0, atol=1e-5)
     cut(model.encoder)
-    assert model.encoder.shape == small.encoder.shape
+    assert sum(size.channels for size in model.encoder.shape.sizes) >= sum(channels)
 
 
 def test_blocks_of_weights_do_not_become_more() -> None:
