@@ -175,7 +175,7 @@ def main(
     told: dict[str, dict[str, int | float | str]] = {}
     for name, model in {"int8": integers, **control}.items():
         engine, told[ENGINE.format(name)] = in_engine(
-            model, threads, samples.x, batch_size, predictions[name]
+            name, model, threads, samples.x, batch_size, predictions[name]
         )
         if engine:
             runners[ENGINE.format(name)] = engine
@@ -225,7 +225,12 @@ def gained(name: str, before: np.ndarray, after: np.ndarray, seed: int, resample
 
 
 def in_engine(
-    model: Classifier, threads: int, x: Tensor, batch_size: int, wanted: Int64[np.ndarray, " sample"]
+    name: str,
+    model: Classifier,
+    threads: int,
+    x: Tensor,
+    batch_size: int,
+    wanted: Int64[np.ndarray, " sample"],
 ) -> tuple[Runtime | None, dict[str, int | float | str]]:
     """Bring an int8 model into the engine, and count the samples of which it says another class.
 
@@ -239,7 +244,7 @@ def in_engine(
     try:
         engine = EngineClassifier(model, threads)
     except (Unavailable, ValueError) as error:
-        _log.warning("the engine does not run here, and is not measured: %s", error)
+        _log.warning("%s is not measured in the engine: %s", name, error)
         return None, {"missing": str(error)}
     differ = logits(engine, x, batch_size).argmax(1) != wanted
     return engine, {"classes_that_differ": int(differ.sum())}

@@ -60,21 +60,21 @@ def test_the_engine_is_counted_against_what_onnx_runtime_said() -> None:
     require_compiler()
     x, model = tiny.samples(40).x, integer.to_integers(quantized())
     said = TorchRuntime(model)(x).logits.argmax(1)
-    engine, told = in_engine(model, 1, x, 16, said)
+    engine, told = in_engine("int8", model, 1, x, 16, said)
     assert isinstance(engine, EngineClassifier)
     assert told["classes_that_differ"] <= 2  # of which two classes are as likely
     other = EngineClassifier(model)(x).logits.argmax(1)
     other[7] += 1
-    _, told = in_engine(model, 1, x, 16, other)
+    _, told = in_engine("int8", model, 1, x, 16, other)
     assert told == {"classes_that_differ": 1}
 
 
 def test_what_the_engine_does_not_run_is_missing_with_its_reason(caplog: pytest.LogCaptureFixture) -> None:
     require_compiler()
     x, model = tiny.samples(4).x, tiny.classifier(shape=tiny.SHAPE)
-    engine, told = in_engine(model, 1, x, 4, np.zeros(4, np.int64))
+    engine, told = in_engine("int8", model, 1, x, 4, np.zeros(4, np.int64))
     assert engine is None and told == {"missing": "the engine runs int8 models: this one is not quantized"}
-    assert "is not measured: the engine runs int8 models" in caplog.text
+    assert "int8 is not measured in the engine: the engine runs int8 models" in caplog.text
 
 
 def test_refuses_a_model_of_other_classes(modality: Modality, ingested: Path, tmp_path: Path) -> None:
