@@ -104,7 +104,7 @@ def main(
             path = Path(scratch, f"{name}.onnx")
             export.to_onnx(model, samples.x, path)
             runners[name] = OnnxRuntime(path, threads)
-    for name in shipped.keys() - floats.keys():
+    for name in ("int8", *control):
         runners[name] = OnnxRuntime(shipped[name], threads)
 
     # Beside them, what the sparse model would be in int8 without training in it.
