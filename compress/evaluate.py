@@ -93,6 +93,9 @@ def main(
             raise BadInput(f"the {name} knows the classes {model.classes}, the dataset {classes}")
     integers = integer.load(int8)
     control = {} if rival.resolve() == int8.resolve() else {"control": integer.load(rival)}
+    for name, model in control.items():
+        if model.classes != classes:
+            raise BadInput(f"the {name} knows the classes {model.classes}, the dataset {classes}")
     shipped = {name: path / "model.safetensors" for name, path in directories.items()}
     shipped["int8"] = int8 / "model.onnx"
     if control:

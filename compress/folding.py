@@ -6,8 +6,8 @@ of few weights that is half of the biases, some of the weights that pruning had 
 the feed-forward channels: those are gone from the shapes, for every runtime.
 """
 
-from collections.abc import Iterable
 from dataclasses import replace
+from itertools import islice
 
 import torch
 from jaxtyping import Bool, Int
@@ -128,11 +128,7 @@ def regrouped(alive: Bool[Tensor, " channel"]) -> Int[Tensor, " left"]:
     if len(full) == len(pieces):
         return torch.arange(len(alive))
     rest = iter((~alive).nonzero().flatten().tolist())
-    return torch.tensor([channel for group in full for channel in _filled(group, rest)])
-
-
-def _filled(group: list[int], rest: Iterable[int]) -> list[int]:
-    return group + [channel for channel, _ in zip(rest, range(GROUP - len(group)), strict=False)]
+    return torch.tensor([n for group in full for n in (*group, *islice(rest, GROUP - len(group)))])
 
 
 def _by_row(module: nn.Module) -> Tensor:

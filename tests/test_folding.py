@@ -122,6 +122,7 @@ def test_a_feed_forward_part_without_any_weight_can_be_quantized() -> None:
 def test_what_is_left_of_a_group_stays_together(alive: list[bool]) -> None:
     left = regrouped(torch.tensor(alive)).tolist()
     assert len(set(left)) == len(left) <= len(alive)
+    assert len(left) % GROUP == 0 or left == list(range(len(alive)))
     living = {channel for channel, is_alive in enumerate(alive) if is_alive}
     assert living <= set(left)
     places: dict[int, set[int]] = {}
@@ -140,6 +141,7 @@ def test_what_is_left_of_a_group_stays_together(alive: list[bool]) -> None:
         ("0001 1110 1111", [8, 9, 10, 11, 4, 5, 6, 3]),
         ("1000 0100 0010", [0, 5, 10, 1]),
         ("0000 0000", [0, 1, 2, 3]),
+        ("1111 1111 1111 1111 1111 1110 1000 1000", [*range(23), 24, 28, 23, 25, 26]),
     ],
 )
 def test_groups_are_filled_up_again(alive: str, left: list[int]) -> None:
