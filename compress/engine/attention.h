@@ -45,7 +45,7 @@ void attend_int8(const Attention &a, float *scratch) {
   for (int t = 0; t < width; t += LANES) store(highest + t, set(NEVER));
   const uint32_t steps = static_cast<uint32_t>(a.width / 4);
   for (int k = 0; k < keys; k += 4) {
-    rows<4, false>(query, a.stride * 4, units, key + static_cast<size_t>(k) * 4, 4, a.stride * 4, nullptr, steps, none,
+    rows<4, false, Step>(query, a.stride * 4, units, key + static_cast<size_t>(k) * 4, 4, a.stride * 4, nullptr, steps, none,
                    sums);
     for (int r = 0; r < 4 && k + r < a.tokens; r++)
       for (int t = 0; t < width; t += LANES) {
@@ -76,7 +76,7 @@ void attend_int8(const Attention &a, float *scratch) {
   }
   const F shift = set(-static_cast<float>(a.value_zero) * a.value_scale);
   for (int c = 0; c < a.width; c += 4) {
-    rows<4, false>(shares, static_cast<size_t>(width) * 4, units, value + c * a.stride, a.stride, 4, nullptr,
+    rows<4, false, Step>(shares, static_cast<size_t>(width) * 4, units, value + c * a.stride, a.stride, 4, nullptr,
                    static_cast<uint32_t>(keys / 4), none, sums);
     for (int t = 0; t < a.queries; t += LANES) {
       F y[4];

@@ -77,6 +77,11 @@ winnow_model *winnow_open(const uint8_t *plan, uint64_t size, const char *instru
     explain(error, error_size, reader.error());
     return nullptr;
   }
+  if (kernels->saturates) {
+    for (Weights *one : {&read.project, &read.head}) one->lighten();
+    for (Layer &layer : read.layer)
+      for (Weights *one : {&layer.query, &layer.key, &layer.value, &layer.out, &layer.fc1, &layer.fc2}) one->lighten();
+  }
   return new winnow_model(std::move(read), kernels, threads);
 }
 
@@ -114,7 +119,7 @@ int32_t winnow_product(const uint8_t *plan, uint64_t size, const char *instructi
                        uint64_t error_size) {
   const Kernels *kernels = chosen(instructions);
   Reader reader(plan, size);
-  const Weights weights = reader.weights();
+  Weights weights = reader.weights();
   reader.require(reader.finished(), "it goes on behind its end");
   reader.require(kernels != nullptr, "this machine has no such instructions");
   reader.require(tokens > 0 && tokens < (1 << 24) && out_size == static_cast<uint64_t>(tokens) * weights.rows,
@@ -123,6 +128,7 @@ int32_t winnow_product(const uint8_t *plan, uint64_t size, const char *instructi
     explain(error, error_size, reader.error());
     return 1;
   }
+  if (kernels->saturates) weights.lighten();
   const auto tiles = tiles_of(static_cast<size_t>(tokens));
   const size_t filled = tiles.back().token + static_cast<size_t>(tiles.back().units) * UNIT;
   Buffer levels, sums;

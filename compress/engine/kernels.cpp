@@ -63,7 +63,8 @@ double dots(int rounds) {
   I sum[CHAINS];
   for (int i = 0; i < CHAINS; i++) sum[i] = zero();
   const int8_t w[4] = {1, -2, 3, -4};
-  const Step weights = step(w);
+  Light weights;
+  spread(w, weights);
   for (int n = 0; n < rounds * 1000; n++) {
     I x = set(n);
 #pragma GCC unroll 12
@@ -80,11 +81,11 @@ double dots(int rounds) {
 }  // namespace
 
 #if defined(INSTRUCTIONS_avx512_vnni)
-const Kernels avx512_vnni_kernels{"avx512_vnni", product, attend_int8, attend_float, normalize, quantize, dots};
+const Kernels avx512_vnni_kernels{"avx512_vnni", false, product, attend_int8, attend_float, normalize, quantize, dots};
 #elif defined(INSTRUCTIONS_avx_vnni)
-const Kernels avx_vnni_kernels{"avx_vnni", product, attend_int8, attend_float, normalize, quantize, dots};
+const Kernels avx_vnni_kernels{"avx_vnni", false, product, attend_int8, attend_float, normalize, quantize, dots};
 #elif defined(INSTRUCTIONS_avx2)
-const Kernels avx2_kernels{"avx2", product, attend_int8, attend_float, normalize, quantize, dots};
+const Kernels avx2_kernels{"avx2", true, product, attend_int8, attend_float, normalize, quantize, dots};
 #else
-const Kernels portable_kernels{"portable", product, attend_int8, attend_float, normalize, quantize, dots};
+const Kernels portable_kernels{"portable", false, product, attend_int8, attend_float, normalize, quantize, dots};
 #endif

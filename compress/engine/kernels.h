@@ -25,6 +25,7 @@ struct Matrix {
   const int8_t *data;
   const int32_t *bias;  // less the input's zero point times the row's sum
   const float *scale;   // input's times row's
+  bool light;           // of four bytes, neither the first two nor the last two are beyond 128 together
 };
 
 enum class Kind {
@@ -67,6 +68,7 @@ struct Attention {
 
 struct Kernels {
   const char *name;
+  bool saturates;  // products of two bytes that are added in 16 bits: light weights take less time
   void (*product)(const Matrix &, const uint8_t *x, int units, uint32_t begin, uint32_t end, const Destination &);
   void (*attend_int8)(const Attention &, float *scratch);
   void (*attend_float)(const Attention &, float *scratch);

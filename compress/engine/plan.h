@@ -38,10 +38,14 @@ struct Weights {
   std::vector<uint32_t> start, order;
   std::vector<uint16_t> index;
   std::vector<int8_t> data;
+  bool light = false;
 
   Matrix matrix() const {
-    return {rows, columns, block, start.data(), index.data(), order.data(), data.data(), bias.data(), scale.data()};
+    return {rows,        columns,     block,       start.data(), index.data(), order.data(), data.data(),
+            bias.data(), scale.data(), light};
   }
+  void sort();
+  void lighten();
   Quantization input() const { return {1.0f / input_scale, static_cast<int32_t>(input_zero)}; }
 };
 

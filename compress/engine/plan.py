@@ -9,9 +9,11 @@ from jaxtyping import Float32, Int8, Int32
 MAGIC = b"WNP2"
 BLOCKS = (1, 2, 4)  # rows of a block; each is 4 columns wide
 DENSE = 0
-# Relative time of a weight in blocks of so many rows: one byte of an activation is read for each row of a
-# block. A dense matrix does without indices. Measured by bench/engine.py.
+# Relative time of a weight in blocks of so many rows. A dense matrix does without indices; what else a block
+# of few rows costs is that each vector of activations is read for so few products, which matters where a
+# product is one instruction, and less where it is three (AVX2). Measured by bench/engine.py.
 COST = {DENSE: 1.0, 4: 1.25, 2: 1.5, 1: 2.3}
+COSTS = {"avx2": {DENSE: 1.0, 4: 1.2, 2: 1.25, 1: 1.35}}  # where it is another
 
 
 @dataclass(frozen=True)
@@ -146,18 +148,19 @@ class Encoder:
         return self.layers[0].query.weight.shape[1]
 
 
-def pack(matrix: Matrix, block: int | None = None) -> bytes:
+def pack(matrix: Matrix, block: int | None = None, instructions: str = "") -> bytes:
     """Write a matrix as the engine reads it; rows and columns are filled up to multiples of 4.
 
     Args:
         matrix: with any zeros.
         block: rows of a block, or `DENSE`; None: what promises to be fastest.
+        instructions: what will run it, for that promise.
     """
     rows, columns = matrix.weight.shape
     weight = np.zeros((-(-rows // 4) * 4, -(-columns // 4) * 4), np.int8)
     weight[:rows, :columns] = matrix.weight
     if block is None:
-        block = fastest(weight)
+        block = fastest(weight, instructions)
     scale, bias = np.zeros(len(weight), np.float32), np.zeros(len(weight), np.int32)
     scale[:rows] = np.float32(matrix.input.scale) * matrix.scale
     if matrix.factor is not None:
@@ -175,11 +178,12 @@ def pack(matrix: Matrix, block: int | None = None) -> bytes:
     return head + b"".join(_filled(np.asarray(part).tobytes()) for part in parts)
 
 
-def fastest(weight: Int8[np.ndarray, "row column"]) -> int:
+def fastest(weight: Int8[np.ndarray, "row column"], instructions: str = "") -> int:
     """Choose the blocks that take least time, by what of a matrix they cover."""
-    time = {DENSE: COST[DENSE] * weight.size}
+    cost = COSTS.get(instructions, COST)
+    time = {DENSE: cost[DENSE] * weight.size}
     for block in BLOCKS:
-        time[block] = COST[block] * np.count_nonzero(_blocks(weight, block).any((2, 3))) * block * 4
+        time[block] = cost[block] * np.count_nonzero(_blocks(weight, block).any((2, 3))) * block * 4
     return min(time, key=lambda block: time[block])
 
 
@@ -192,12 +196,13 @@ def _filled(content: bytes) -> bytes:
     return content + bytes(-len(content) % 4)
 
 
-def write(encoder: Encoder, block: int | None = None) -> bytes:
+def write(encoder: Encoder, block: int | None = None, instructions: str = "") -> bytes:
     """Write an encoder as the engine reads it.
 
     Args:
         encoder: all of it.
         block: of all matrices of its layers; None: what promises to be fastest, for each.
+        instructions: what will run it, for that promise.
 
     Raises:
         ValueError: if only some layers have levels for integer attention.
@@ -209,16 +214,18 @@ def write(encoder: Encoder, block: int | None = None) -> bytes:
     classes = 0 if encoder.head is None else len(encoder.head.weight)
     sizes = (encoder.dim, encoder.heads, len(encoder.layers), encoder.tokens, encoder.extra, classes)
     flags = (encoder.pre_norm, encoder.first is not None, output, integer.pop(), len(encoder.biases))
-    parts = [MAGIC, struct.pack("<11I", *sizes, *flags), *_input(encoder.input, encoder.eps)]
+    parts = [MAGIC, struct.pack("<11I", *sizes, *flags), *_input(encoder.input, encoder.eps, instructions)]
     parts += [_norm(encoder.first)]
     for layer in encoder.layers:
-        parts += [pack(m, block) for m in (layer.query, layer.key, layer.value, layer.out)]
-        parts += [_norm(layer.norm1), pack(layer.fc1, block), pack(layer.fc2, block), _norm(layer.norm2)]
+        attention = (layer.query, layer.key, layer.value, layer.out)
+        first, second = (pack(m, block, instructions) for m in (layer.fc1, layer.fc2))
+        parts += [pack(m, block, instructions) for m in attention]
+        parts += [_norm(layer.norm1), first, second, _norm(layer.norm2)]
         parts += [struct.pack("<fI", levels.scale, levels.zero_point) for levels in layer.levels or ()]
     parts += [np.ascontiguousarray(bias, np.float32).tobytes() for bias in encoder.biases]
     parts += [_norm(encoder.last)]
     if encoder.head is not None:
-        parts.append(pack(encoder.head))
+        parts.append(pack(encoder.head, None, instructions))
     return b"".join(parts)
 
 
@@ -226,7 +233,7 @@ def _norm(norm: Norm | None) -> bytes:
     return b"" if norm is None else norm.gain.tobytes() + norm.shift.tobytes()
 
 
-def _input(given: Input | None, eps: float) -> list[bytes]:
+def _input(given: Input | None, eps: float, instructions: str) -> list[bytes]:
     if given is None:
         return [struct.pack("<IIIf", 0, 0, 0, eps)]
     tokens = given.tokens
@@ -236,7 +243,7 @@ def _input(given: Input | None, eps: float) -> list[bytes]:
         parts.append(struct.pack("<II", len(tokens.weight), tokens.padding))
         parts += [tokens.scale.tobytes(), _filled(tokens.weight.tobytes())]
     else:
-        parts.append(pack(tokens.project))
+        parts.append(pack(tokens.project, None, instructions))
     if given.positions is not None:
         parts.append(np.ascontiguousarray(given.positions, np.float32).tobytes())
     parts.append(_norm(given.norm))

@@ -10,7 +10,7 @@ constexpr size_t LANE_BYTES = sizeof(I);
 
 // Adds up `count` steps of R rows for V vectors of tokens. `column` is what the rows' weights meet: from
 // `index`, or one after the other. Weights of row r at step k stand at w + r * row + k * next.
-template <int R, int V, bool SPARSE>
+template <int R, int V, bool SPARSE, typename W>
 inline void accumulate(const uint8_t *x, size_t x_row, const int8_t *w, size_t row, size_t next, const uint16_t *index,
                        uint32_t count, const int32_t *start, int32_t *out) {
   I sum[R][V];
@@ -18,8 +18,8 @@ inline void accumulate(const uint8_t *x, size_t x_row, const int8_t *w, size_t r
     for (int v = 0; v < V; v++) sum[r][v] = set(start[r]);
   for (uint32_t k = 0; k < count; k++) {
     const uint8_t *at = x + (SPARSE ? index[k] : k) * x_row;
-    Step weights[R];
-    for (int r = 0; r < R; r++) weights[r] = step(w + static_cast<size_t>(r) * row);
+    W weights[R];
+    for (int r = 0; r < R; r++) spread(w + static_cast<size_t>(r) * row, weights[r]);
     w += next;
     for (int v = 0; v < V; v++) {
       const I column = load(at + static_cast<size_t>(v) * LANE_BYTES);
@@ -34,28 +34,28 @@ inline void accumulate(const uint8_t *x, size_t x_row, const int8_t *w, size_t r
 #if defined(INSTRUCTIONS_avx512_vnni)
 constexpr int WIDEST[] = {0, 8, 8, 0, 4};  // by rows
 #else
-constexpr int WIDEST[] = {0, 4, 4, 0, 2};
+constexpr int WIDEST[] = {0, 8, 4, 0, 2};
 #endif
 
-template <int R, bool SPARSE>
+template <int R, bool SPARSE, typename W>
 inline void rows(const uint8_t *x, size_t x_row, int units, const int8_t *w, size_t row, size_t next,
                  const uint16_t *index, uint32_t count, const int32_t *start, int32_t *out) {
   for (int left = units * PER_UNIT, taken; left; left -= taken) {
     if (WIDEST[R] >= 8 && left >= 8) {
       taken = 8;
-      accumulate<R, 8, SPARSE>(x, x_row, w, row, next, index, count, start, out);
+      accumulate<R, 8, SPARSE, W>(x, x_row, w, row, next, index, count, start, out);
     } else if (WIDEST[R] >= 4 && left >= 4) {
       taken = 4;
-      accumulate<R, 4, SPARSE>(x, x_row, w, row, next, index, count, start, out);
+      accumulate<R, 4, SPARSE, W>(x, x_row, w, row, next, index, count, start, out);
     } else if (WIDEST[R] >= 4 && left == 3) {
       taken = 3;
-      accumulate<R, 3, SPARSE>(x, x_row, w, row, next, index, count, start, out);
+      accumulate<R, 3, SPARSE, W>(x, x_row, w, row, next, index, count, start, out);
     } else if (left >= 2) {
       taken = 2;
-      accumulate<R, 2, SPARSE>(x, x_row, w, row, next, index, count, start, out);
+      accumulate<R, 2, SPARSE, W>(x, x_row, w, row, next, index, count, start, out);
     } else {
       taken = 1;
-      accumulate<R, 1, SPARSE>(x, x_row, w, row, next, index, count, start, out);
+      accumulate<R, 1, SPARSE, W>(x, x_row, w, row, next, index, count, start, out);
     }
     x += static_cast<size_t>(taken) * LANE_BYTES;
     out += taken * LANES;
@@ -116,34 +116,39 @@ inline void finish(const int32_t *sums, int units, const Matrix &m, uint32_t row
 }
 
 // Of rows that need about the same number of steps, one after the other is not mispredicted.
-template <int R>
+template <int R, typename W>
 inline void panel(const Matrix &m, const uint8_t *x, size_t x_row, int units, uint32_t begin, uint32_t end,
                   int32_t *sums) {
   for (uint32_t place = begin / R; place < end / R; place++) {
     const uint32_t row = m.order[place], from = m.start[row], count = m.start[row + 1] - from;
-    rows<R, true>(x, x_row, units, m.data + size_t{from} * (R * 4), 4, R * 4, m.index + from, count, m.bias + row * R,
+    rows<R, true, W>(x, x_row, units, m.data + size_t{from} * (R * 4), 4, R * 4, m.index + from, count, m.bias + row * R,
                   sums + (row * R - begin) * TILE);
   }
 }
 
-void product(const Matrix &m, const uint8_t *x, int units, uint32_t begin, uint32_t end, const Destination &d) {
+template <typename W>
+void multiply(const Matrix &m, const uint8_t *x, int units, uint32_t begin, uint32_t end, const Destination &d) {
   alignas(64) int32_t sums[PANEL * TILE];
   const size_t x_row = static_cast<size_t>(units) * UNIT * 4;
   for (uint32_t from = begin; from < end; from += PANEL) {
     const uint32_t to = from + PANEL < end ? from + PANEL : end;
     if (m.block == 4) {
-      panel<4>(m, x, x_row, units, from, to, sums);
+      panel<4, W>(m, x, x_row, units, from, to, sums);
     } else if (m.block == 2) {
-      panel<2>(m, x, x_row, units, from, to, sums);
+      panel<2, W>(m, x, x_row, units, from, to, sums);
     } else if (m.block == 1) {
-      panel<1>(m, x, x_row, units, from, to, sums);
+      panel<1, W>(m, x, x_row, units, from, to, sums);
     } else {
       for (uint32_t row = from; row < to; row += 4)
-        rows<4, false>(x, x_row, units, m.data + size_t{row} * m.columns, 4, 16, nullptr, m.columns / 4, m.bias + row,
+        rows<4, false, W>(x, x_row, units, m.data + size_t{row} * m.columns, 4, 16, nullptr, m.columns / 4, m.bias + row,
                        sums + (row - from) * TILE);
     }
     for (uint32_t row = from; row < to; row += 4) finish(sums + (row - from) * TILE, units, m, row, d);
   }
+}
+
+void product(const Matrix &m, const uint8_t *x, int units, uint32_t begin, uint32_t end, const Destination &d) {
+  (m.light ? multiply<Light> : multiply<Step>)(m, x, units, begin, end, d);
 }
 
 }  // namespace

@@ -21,6 +21,10 @@ def instructions() -> list[str]:
     return library.load().winnow_instructions().decode().split()
 
 
+def _best() -> str:
+    return instructions()[0]
+
+
 def peak(name: str = "") -> float:
     """Measure how many products of a uint8 and an int8 one core can do at most [1/s]."""
     return library.load().winnow_peak(name.encode())
@@ -106,7 +110,8 @@ class Engine:
 
 def load(encoder: Encoder, threads: int = 1, instructions: str = "") -> Engine:
     """Bring an encoder into the engine's memory."""
-    return Engine(plan.write(encoder), threads, instructions)
+    runs = instructions or _best()
+    return Engine(plan.write(encoder, instructions=runs), threads, runs)
 
 
 def product(
@@ -134,7 +139,8 @@ def product(
     rows, columns = matrix.weight.shape
     if x.shape[1] != columns:
         raise ValueError(f"{x.shape[1]} channels do not go into a matrix of {columns} columns")
-    content, error = plan.pack(matrix, block), ctypes.create_string_buffer(_ERROR_BYTES)
+    content = plan.pack(matrix, block, instructions or _best())
+    error = ctypes.create_string_buffer(_ERROR_BYTES)
     high, wide = -(-rows // 4) * 4, -(-columns // 4) * 4
     levels = np.zeros((len(x), wide), np.uint8)
     levels[:, :columns] = x

@@ -4,7 +4,8 @@
 // nothing inline from the standard library: the linker keeps one copy of such a function for the whole
 // program, and it could be the one that this machine cannot run.
 //
-// I: int32 lanes, each also seen as four bytes. F: float lanes. Step: four int8 weights for every lane.
+// I: int32 lanes, each also seen as four bytes. F: float lanes. Step: four int8 weights for every lane; Light:
+// the same of light weights, of which neither the first two nor the last two are beyond 128 together.
 #pragma once
 #include <cstddef>
 #include <cstdint>
@@ -31,10 +32,10 @@ inline void store_some(void *p, I x, int n) {
 }
 inline I add(I a, I b) { return _mm512_add_epi32(a, b); }
 inline I flip_signs(I x) { return _mm512_xor_si512(x, _mm512_set1_epi32(static_cast<int>(0x80808080u))); }
-inline Step step(const int8_t *w) {
+inline void spread(const int8_t *w, Step &out) {
   int32_t four;
   memcpy(&four, w, 4);
-  return _mm512_set1_epi32(four);
+  out = _mm512_set1_epi32(four);
 }
 inline I dot(I sum, I x, Step w) { return _mm512_dpbusd_epi32(sum, x, w); }
 inline I sum_bytes(I signed_bytes) { return _mm512_dpbusd_epi32(zero(), _mm512_set1_epi8(1), signed_bytes); }
@@ -80,23 +81,32 @@ inline I add(I a, I b) { return _mm256_add_epi32(a, b); }
 inline I flip_signs(I x) { return _mm256_xor_si256(x, _mm256_set1_epi32(static_cast<int>(0x80808080u))); }
 #if defined(INSTRUCTIONS_avx_vnni)
 using Step = __m256i;
-inline Step step(const int8_t *w) {
+inline void spread(const int8_t *w, Step &out) {
   int32_t four;
   memcpy(&four, w, 4);
-  return _mm256_set1_epi32(four);
+  out = _mm256_set1_epi32(four);
 }
 inline I dot(I sum, I x, Step w) { return _mm256_dpbusd_avx_epi32(sum, x, w); }
 #else
-// The byte product of AVX2 saturates at 16 bits: 2 · 255 · 127 does not fit. Bytes become 16-bit numbers
-// first, the even and the odd ones apart; their products are added in 32 bits, and are exact.
+// The byte product of AVX2 adds two products in 16 bits, and saturates: 255 · 128 fits, 2 · 255 · 127 does not.
+// So bytes become 16-bit numbers first, the even and the odd ones apart, if weights are not light.
+#define LIGHT_IS_ELSE
+using Light = __m256i;
+inline void spread(const int8_t *w, Light &out) {
+  int32_t four;
+  memcpy(&four, w, 4);
+  out = _mm256_set1_epi32(four);
+}
+inline I dot(I sum, I x, Light w) {
+  return add(sum, _mm256_madd_epi16(_mm256_maddubs_epi16(x, w), _mm256_set1_epi16(1)));
+}
 struct Step {
   __m256i even, odd;
 };
-inline Step step(const int8_t *w) {
-  int32_t four;
-  memcpy(&four, w, 4);
-  const __m256i all = _mm256_set1_epi32(four);
-  return {_mm256_srai_epi16(_mm256_slli_epi16(all, 8), 8), _mm256_srai_epi16(all, 8)};
+inline void spread(const int8_t *w, Step &out) {
+  __m256i all;
+  spread(w, all);
+  out = {_mm256_srai_epi16(_mm256_slli_epi16(all, 8), 8), _mm256_srai_epi16(all, 8)};
 }
 inline I dot(I sum, I x, Step w) {
   const I even = _mm256_and_si256(x, _mm256_set1_epi16(0xff)), odd = _mm256_srli_epi16(x, 8);
@@ -169,11 +179,7 @@ inline I add(I a, I b) {
 inline I flip_signs(I x) {
   return each<I>([=](int i) { return static_cast<int32_t>(static_cast<uint32_t>(x.at[i]) ^ 0x80808080u); });
 }
-inline Step step(const int8_t *w) {
-  Step x;
-  memcpy(&x, w, sizeof x);
-  return x;
-}
+inline void spread(const int8_t *w, Step &out) { memcpy(&out, w, sizeof out); }
 inline int32_t byte(I x, int lane, int k) { return (static_cast<uint32_t>(x.at[lane]) >> (8 * k)) & 0xff; }
 inline I dot(I sum, I x, Step w) {
   return each<I>([=](int i) {
@@ -232,6 +238,10 @@ inline F square_root(F a) { return each<F>([=](int i) { return __builtin_sqrtf(a
 inline F least(F a, F b) { return each<F>([=](int i) { return a.at[i] < b.at[i] ? a.at[i] : b.at[i]; }); }
 inline F largest(F a, F b) { return each<F>([=](int i) { return a.at[i] > b.at[i] ? a.at[i] : b.at[i]; }); }
 
+#endif
+
+#if !defined(LIGHT_IS_ELSE)
+using Light = Step;
 #endif
 
 inline F bounded(F x, float low, float high) { return least(largest(x, set(low)), set(high)); }
