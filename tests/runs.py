@@ -1,6 +1,10 @@
 """Training stages at a size that a test can wait for, and what they leave behind."""
 
 import copy
+import os
+import socket
+import sys
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +13,7 @@ import pytest
 import tiny_trunk
 import torch
 from tiny_trunk import SHAPE
+from torch import distributed, multiprocessing
 
 from winnow.data import store
 from winnow.data.modality import Modality
@@ -144,6 +149,36 @@ def command_line(monkeypatch: pytest.MonkeyPatch, stage: Any, method: Any, *word
     torch.set_num_threads(1)
     train.run(stage.main, method)
     torch.set_num_threads(threads)
+
+
+def fork_two(stage: Any, method: Any, *words: Any) -> multiprocessing.ProcessContext:
+    """Begin `python -m winnow.ssl.<stage> words…` as two processes that know their ranks, as torchrun tells them.
+
+    They are forks of this one, so that they need not import all of it again.
+    """
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    given = (stage, method, [stage.__name__, *map(str, words)], port)
+    return multiprocessing.start_processes(_one_of_two, given, nprocs=2, join=False, start_method="fork")
+
+
+def wait(processes: multiprocessing.ProcessContext) -> None:
+    """Wait until all of them have ended well."""
+    while not processes.join():
+        pass
+
+
+def _one_of_two(rank: int, stage: Any, method: Any, words: list[str], port: int) -> None:
+    ranks = {"RANK": rank, "LOCAL_RANK": rank, "GROUP_RANK": 0, "WORLD_SIZE": 2, "LOCAL_WORLD_SIZE": 2}
+    os.environ |= {name: str(value) for name, value in ranks.items()}
+    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "TORCHELASTIC_RUN_ID": "test"}
+    torch.set_num_threads(1)
+    warnings.resetwarnings()  # as in a process of its own
+    warnings.simplefilter("ignore")
+    sys.argv = words
+    train.run(stage.main, method)
+    distributed.destroy_process_group()
 
 
 def read(path: Path) -> dict[str, Any]:

@@ -1,9 +1,6 @@
 """The stage that trains one trunk for the three modalities."""
 
-import os
 import signal
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -189,10 +186,7 @@ def test_two_processes_train_as_one_with_twice_the_batch(
         "data__batch_size": 4,
     }
     (tmp_path / "config.yaml").write_text(yaml.safe_dump(changed(yaml.safe_load(config), **two)))
-    words = [sys.executable, "-m", "winnow.ssl.pretrain_joint", "fit", "--config", "config.yaml"]
-    env = {**os.environ, "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(words, cwd=tmp_path, env=env, capture_output=True, text=True, timeout=600)
-    assert done.returncode == 0, done.stderr
+    runs.wait(runs.fork_two(pretrain_joint, Joint, "fit", "--config", tmp_path / "config.yaml"))
     other = runs.read(tmp_path / "two/checkpoints/last.ckpt")
     assert one["global_step"] == other["global_step"] == 4
     torch.testing.assert_close(one["state_dict"], other["state_dict"], atol=1e-5, rtol=1e-4)

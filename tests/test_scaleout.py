@@ -1,11 +1,10 @@
-"""Several processes train as one does: started as a user starts them, on the CPU."""
+"""Several processes train as one does, on the CPU: started as a user starts them, or forked where that is no matter."""
 
 import os
 import signal
 import subprocess
 import sys
 import time
-import warnings
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +15,11 @@ import torch
 import yaml
 from conftest import KINDS, Kind, run_ingest
 from runs import run_finetune, run_pretrain
-from torch import distributed, multiprocessing
 
 from winnow.data.modality import Modality, build
+from winnow.ssl import finetune, pretrain
 from winnow.ssl import model as models
-from winnow.ssl import pretrain, train
+from winnow.ssl.classification import Classification
 from winnow.ssl.data2vec import Data2Vec
 
 TEXT: Kind = KINDS[2]  # of different lengths: ranks hide different numbers of tokens
@@ -69,27 +68,10 @@ def write_config(whole: Path, root: Path, **changes: Any) -> Path:
     return root / "config.yaml"
 
 
-def start(whole: Path, root: Path, stage: str, *words: Any, **changes: Any) -> subprocess.Popen[bytes]:
-    """Begin a run again with some of its settings changed, in a group of processes of its own."""
-    write_config(whole, root, **changes)
-    command = [
-        sys.executable,
-        "-m",
-        f"winnow.ssl.{stage}",
-        "fit",
-        "--config",
-        "config.yaml",
-        *map(str, words),
-    ]
-    with (root / "output").open("w") as output:
-        return subprocess.Popen(
-            command, cwd=root, env=alone(), stdout=output, stderr=output, start_new_session=True
-        )
-
-
-def again(whole: Path, root: Path, stage: str, *words: Any, **changes: Any) -> dict[str, Any]:
-    """Repeat a run with some of its settings changed, and read what it left."""
-    assert start(whole, root, stage, *words, **changes).wait(120) == 0, (root / "output").read_text()
+def again(whole: Path, root: Path, *words: Any, **changes: Any) -> dict[str, Any]:
+    """Repeat pretraining by two processes with some of its settings changed, and read what it left."""
+    given = ("fit", "--config", write_config(whole, root, **two(**changes)), *words)
+    runs.wait(runs.fork_two(pretrain, Data2Vec, *given))
     return checkpoint(root)
 
 
@@ -121,7 +103,9 @@ def pretrained(modality: Modality, ingested: Path, tmp_path_factory: pytest.Temp
 @pytest.fixture(scope="module")
 def doubled(pretrained: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("two")
-    again(pretrained, root, "pretrain", **two())
+    words = ["-m", "winnow.ssl.pretrain", "fit", "--config", write_config(pretrained, root, **two())]
+    done = subprocess.run([sys.executable, *words], cwd=root, env=alone(), capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
     return root
 
 
@@ -132,7 +116,7 @@ def test_two_processes_pretrain_as_one_with_twice_the_batch(pretrained: Path, do
 def test_two_processes_with_a_part_of_the_weights_each_pretrain_as_one(
     pretrained: Path, tmp_path: Path
 ) -> None:
-    parts = sharded(pretrained, tmp_path)
+    parts = again(pretrained, tmp_path, trainer__strategy="fsdp")
     assert_close(checkpoint(pretrained), parts)
     for name, weight in models.load_encoder(tmp_path / "logs/model").state_dict().items():
         assert torch.equal(weight, parts["state_dict"][f"student.{name}"])
@@ -145,31 +129,12 @@ def test_two_processes_with_a_part_of_the_weights_each_go_on_with_what_one_has_b
     path = write_config(pretrained, tmp_path / "one", trainer__max_steps=8)
     runs.command_line(monkeypatch, pretrain, Data2Vec, "fit", "--config", path, *words)
     one = checkpoint(tmp_path / "one")
-    parts = sharded(pretrained, tmp_path / "two", *words, trainer__max_steps=8)
+    parts = again(pretrained, tmp_path / "two", *words, trainer__strategy="fsdp", trainer__max_steps=8)
     assert one["global_step"] == 8
     assert_close(one, parts)
     (plain,), (whole,) = one["optimizer_states"], parts["optimizer_states"]
     runs.assert_same(plain["param_groups"], whole["param_groups"])
     torch.testing.assert_close(plain["state"], whole["state"], atol=1e-5, rtol=1e-3)
-
-
-def sharded(whole: Path, root: Path, *words: Any, **changes: Any) -> dict[str, Any]:
-    """Repeat pretraining by two processes that are told their ranks as torchrun tells them, and read it."""
-    path = write_config(whole, root, **two(trainer__strategy="fsdp", **changes))
-    given = ["fit", "--config", str(path), *map(str, words)]
-    multiprocessing.start_processes(one_of_two, (given,), nprocs=2, start_method="fork")
-    return checkpoint(root)
-
-
-def one_of_two(rank: int, words: list[str]) -> None:
-    ranks = {"RANK": rank, "LOCAL_RANK": rank, "GROUP_RANK": 0, "WORLD_SIZE": 2, "LOCAL_WORLD_SIZE": 2}
-    os.environ |= {name: str(value) for name, value in ranks.items()}
-    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29578", "TORCHELASTIC_RUN_ID": "test"}
-    warnings.resetwarnings()  # as in a process of its own
-    warnings.simplefilter("ignore")
-    sys.argv = ["pretrain", *words]
-    train.run(pretrain.main, Data2Vec)
-    distributed.destroy_process_group()
 
 
 def test_two_processes_log_as_one(pretrained: Path, doubled: Path) -> None:
@@ -186,7 +151,7 @@ def test_a_run_leaves_beside_its_logs_the_network_that_stages_read(doubled: Path
 
 
 def test_accumulated_batches_pretrain_as_one_of_their_size(
-    modality: Modality, ingested: Path, tmp_path: Path
+    modality: Modality, ingested: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """But for instances, which are told from those of the same batch."""
     whole = tmp_path / "whole"
@@ -194,7 +159,9 @@ def test_accumulated_batches_pretrain_as_one_of_their_size(
     halves = {"data__batch_size": 4, "trainer__accumulate_grad_batches": 2}
     # Lightning counts batches, and not updates, between two validations and in each.
     halves |= {"trainer__val_check_interval": 4, "trainer__limit_val_batches": 4}
-    assert_close(checkpoint(whole), again(whole, tmp_path / "halves", "pretrain", **halves))
+    path = write_config(whole, tmp_path / "halves", **halves)
+    runs.command_line(monkeypatch, pretrain, Data2Vec, "fit", "--config", path)
+    assert_close(checkpoint(whole), checkpoint(tmp_path / "halves"))
 
 
 @pytest.mark.parametrize(
@@ -214,26 +181,34 @@ def test_two_processes_finetune_as_one_with_twice_the_batch(
 ) -> None:
     one = tmp_path / "one"
     run_finetune(modality, ingested, pretrained / "pretrain", one, **EXACT, model__dropout=0.0, **options)
-    settings = two(trainer__strategy=strategy)
-    assert_close(checkpoint(one), again(one, tmp_path / "two", "finetune", **settings))
+    path = write_config(one, tmp_path / "two", **two(trainer__strategy=strategy))
+    runs.wait(runs.fork_two(finetune, Classification, "fit", "--config", path))
+    assert_close(checkpoint(one), checkpoint(tmp_path / "two"))
 
 
 def test_killed_processes_are_taken_up_where_their_last_checkpoint_left_them(
     pretrained: Path, tmp_path: Path
 ) -> None:
     """With dropout, accumulation and two processes, in the middle of an epoch: to the bit."""
-    settings = two(model__shape__dropout=0.1, trainer__accumulate_grad_batches=2, trainer__max_steps=12)
+    settings = {
+        "model__shape__dropout": 0.1,
+        "trainer__accumulate_grad_batches": 2,
+        "trainer__max_steps": 12,
+    }
     whole, killed = tmp_path / "whole", tmp_path / "killed"
-    again(pretrained, whole, "pretrain", **settings)
+    again(pretrained, whole, **settings)
     last = killed / "logs/checkpoints/last.ckpt"
-    process = start(pretrained, killed, "pretrain", **settings)
+    path = write_config(pretrained, killed, **two(**settings))
+    processes = runs.fork_two(pretrain, Data2Vec, "fit", "--config", path).processes
     deadline = time.monotonic() + 60
-    while not last.exists() and process.poll() is None and time.monotonic() < deadline:
+    while not last.exists() and all(one.is_alive() for one in processes) and time.monotonic() < deadline:
         time.sleep(0.002)
-    os.killpg(process.pid, signal.SIGKILL)  # all of them, and no time for a last word
-    assert process.wait() == -signal.SIGKILL, (killed / "output").read_text()
+    for one in processes:
+        one.kill()  # no time for a last word
+        one.join()
+    assert [one.exitcode for one in processes] == [-signal.SIGKILL] * 2
     assert 0 < runs.read(last)["global_step"] < 12
-    again(pretrained, killed, "pretrain", "--ckpt_path", last, **settings)
+    again(pretrained, killed, "--ckpt_path", last, **settings)
     runs.assert_same_run(whole / "logs/checkpoints/last.ckpt", last)
 
 
