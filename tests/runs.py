@@ -152,7 +152,7 @@ def command_line(monkeypatch: pytest.MonkeyPatch, stage: Any, method: Any, *word
 
 
 def fork_two(stage: Any, method: Any, *words: Any) -> multiprocessing.ProcessContext:
-    """Begin `python -m winnow.ssl.<stage> words…` as two processes that know their ranks, as torchrun tells them.
+    """Begin `python -m winnow.ssl.<stage> words…` as two processes that are told their ranks as by torchrun.
 
     They are forks of this one, so that they need not import all of it again.
     """

@@ -1,4 +1,4 @@
-"""Several processes train as one does, on the CPU: started as a user starts them, or forked where that is no matter."""
+"""Several processes train as one does, on the CPU: started by a user, or forked where that is no matter."""
 
 import os
 import signal
