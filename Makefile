@@ -38,7 +38,7 @@ repro: $(READY)  ## run the pipeline on what params.yaml names, and say where th
 
 test: $(READY)  ## run the tests
 	@# Two processes, each with whole files: tests of a file share what it sets up.
-	$(RUN) python -m pytest -n 2 --dist loadfile
+	$(RUN) python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 lint: $(READY)  ## check style and types
 	$(RUN) ruff check . && ruff format --check . && mypy

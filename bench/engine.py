@@ -103,9 +103,9 @@ def others(size: Size, x: Tensor, threads: int, folder: Path) -> dict[str, Run]:
         with torch.inference_mode():
             return model(x)
 
-    name = f"{size.dim}-{size.layers}-{x.shape[1]}"
+    name, smallest = f"{size.dim}-{size.layers}-{x.shape[1]}", size.layers == 6
     paths = {"fp32": folder / f"{name}.onnx", "int8": folder / f"{name}-int8.onnx"}
-    if (OPENVINO or size.layers == 6) and not paths["fp32"].exists():
+    if smallest and not paths["fp32"].exists():  # all are compared with its floats, and with nobody else's
         export.to_onnx(model, x.repeat(2, 1), paths["fp32"])
     if not paths["int8"].exists():
         quantized = text_classifier(x.shape[1], *size)
@@ -113,7 +113,7 @@ def others(size: Size, x: Tensor, threads: int, folder: Path) -> dict[str, Run]:
         with torch.no_grad():
             quantized.train()(x[:1])
         export.to_onnx(integer.to_integers(quantized), x.repeat(2, 1), paths["int8"])
-    runs: dict[str, Run] = {"PyTorch fp32": in_torch} if size.layers == 6 else {}
+    runs: dict[str, Run] = {"PyTorch fp32": in_torch} if smallest else {}
     feed = {"x": x.numpy()}
     for name, path in paths.items():
         if path.exists():
@@ -182,7 +182,8 @@ def encode(names: list[str], load: Load, rounds: int, folder: Path) -> dict[str,
             engine = running.Engine(drawn_encoder(size, tokens, block, sparsity), threads)
             inputs = np.ascontiguousarray(embedded[..., : size.dim])
             runs[f"{name} | engine {label}"] = partial(engine.tokens, inputs, valid)
-    return in_turns(runs, rounds, clock_of(threads))
+    # One turn to warm up: the largest take seconds each.
+    return in_turns(runs, rounds, clock_of(threads), warmup=1)
 
 
 def kernels(tokens: int, rounds: int) -> None:

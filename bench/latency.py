@@ -28,14 +28,16 @@ OPENVINO = find_spec("openvino") is not None
 Run = Callable[[], object]
 
 
-def in_turns(runs: Mapping[str, Run], rounds: int, clock: Callable[[], float]) -> dict[str, float]:
+def in_turns(
+    runs: Mapping[str, Run], rounds: int, clock: Callable[[], float], warmup: int = WARMUP
+) -> dict[str, float]:
     """Run contenders one after the other, again and again; give the median of each [s]."""
     taken: dict[str, list[float]] = {name: [] for name in runs}
-    for turn in range(WARMUP + rounds):
+    for turn in range(warmup + rounds):
         for name, run in runs.items():
             began = clock()
             run()
-            if turn >= WARMUP:
+            if turn >= warmup:
                 taken[name].append(clock() - began)
     return {name: statistics.median(times) for name, times in taken.items()}
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 import yaml
 from conftest import write_texts
 
@@ -75,8 +76,8 @@ INGEST = {
 class Room:
     """A project root with one stage in it."""
 
-    def __init__(self, root: Path) -> None:
-        self.root, self.out = root, root / "out/text/copy_it"
+    def __init__(self, root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.root, self.out, self.monkeypatch = root, root / "out/text/copy_it", monkeypatch
         (root / "copy_it.py").write_text(STAGE)
         (root / "in.txt").write_text("ab")
         self.write({"text": SECTION})
@@ -98,6 +99,22 @@ class Room:
             text=True,
         )
 
+    def call(self, *arguments: str, module: str = "copy_it") -> None:
+        """Do the same in this process, which need not import all of it first."""
+        arguments = arguments or ("text", "in.txt", "out/text/copy_it")
+        before, threads = signal.getsignal(signal.SIGTERM), torch.get_num_threads()
+        with self.monkeypatch.context() as patch:
+            patch.chdir(self.root)
+            patch.syspath_prepend(self.root)
+            patch.delenv(alert.VARIABLE, raising=False)
+            patch.setattr(sys, "argv", [module, *arguments])
+            try:
+                stage.run(importlib.import_module(module).main)
+            finally:
+                sys.modules.pop("copy_it", None)
+                signal.signal(signal.SIGTERM, before)
+                torch.set_num_threads(threads)
+
     def run(self, *arguments: str, **options: str) -> tuple[int, str]:
         with self.start(*arguments, **options) as process:
             said, _ = process.communicate(timeout=120)
@@ -105,29 +122,21 @@ class Room:
 
 
 @pytest.fixture
-def room(tmp_path: Path) -> Room:
-    return Room(tmp_path)
+def room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Room:
+    return Room(tmp_path, monkeypatch)
 
 
 @pytest.fixture
-def refusal(room: Room, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., str]]:
+def refusal(room: Room) -> Callable[..., str]:
     """Run a stage that must refuse its parameters, in this process: what is said at exit."""
 
     def refuse(*arguments: str, module: str = "copy_it") -> str:
-        arguments = arguments or ("text", "in.txt", "out/text/copy_it")
-        monkeypatch.setattr(sys, "argv", [module, *arguments])
         with pytest.raises(SystemExit) as stop:
-            stage.run(importlib.import_module(module).main)
+            room.call(*arguments, module=module)
         assert not room.out.exists()
         return str(stop.value.code)
 
-    monkeypatch.chdir(room.root)
-    monkeypatch.syspath_prepend(room.root)
-    monkeypatch.delenv(alert.VARIABLE, raising=False)
-    before = signal.getsignal(signal.SIGTERM)
-    yield refuse
-    signal.signal(signal.SIGTERM, before)
-    sys.modules.pop("copy_it", None)
+    return refuse
 
 
 class Mailbox(HTTPServer):
@@ -266,21 +275,21 @@ def test_help_names_what_stands_in_params(room: Room):
 
 @pytest.mark.parametrize("failure", ["input", "crash"])
 def test_a_failed_stage_leaves_the_old_output_as_it_was(room: Room, failure: str):
-    assert room.run()[0] == 0
+    room.call()
     room.set(fail=failure)
     code, said = room.run()
     assert code == 1
     assert ("Traceback" in said) == (failure == "crash")
     assert [p.name for p in room.out.iterdir()] == ["copies.txt"]
     room.set(times=3)
-    assert room.run()[0] == 0
+    room.call()
     assert (room.out / "copies.txt").read_text() == "ababab"
     assert [p.name for p in room.out.parent.iterdir()] == ["copy_it"]
 
 
 @pytest.mark.parametrize("blow", [signal.SIGTERM, signal.SIGKILL])
 def test_a_killed_stage_leaves_the_old_output_as_it_was(room: Room, mailbox: Mailbox, blow: signal.Signals):
-    assert room.run()[0] == 0
+    room.call()
     room.set(fail="hang")
     with room.start(urls=mailbox.url) as process:
         assert process.stdout is not None
