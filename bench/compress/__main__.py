@@ -68,6 +68,8 @@ def main() -> None:
         print(tables.head(), *rows.values(), sep="\n", flush=True)
         for arm, one in rows.items():
             if (rival := rows.get(arms[arm].get("of", ""))) is not None:
+                print(f"\n{tables.against(rival, one)}", flush=True)
+            if (rival := rows.get(arms[arm].get("beside", ""))) is not None:
                 print(f"\n{tables.against(one, rival)}", flush=True)
         taken: dict[str, dict[int, float]] = {}
         if asked.time:

@@ -61,7 +61,7 @@ def stages_of(arms: Mapping[str, dict[str, Any]], name: str, modality: str, seed
     A control (`of`: the arm that it stands against) trains as many steps as the stages of that together.
     """
     whole = numbers(modality)
-    arm = {stage: laid_over(whole[stage], own) for stage, own in arms[name].items() if stage != "of"}
+    arm = {stage: laid_over(whole[stage], own) for stage, own in arms[name].items() if stage in MAINS}
     if (rival := arms[name].get("of")) is not None:
         most = sum(stage["trainer"]["max_steps"] for stage in arms[rival].values())
         arm["control"]["trainer"] |= {"max_steps": most, "val_check_interval": most}

@@ -72,11 +72,11 @@ def head() -> str:
     return f"| | accuracy, % | lost, points | under one | {names} | kB |\n|{'---|' * (5 + len(RATIOS))}"
 
 
-def against(control: Row, sparse: Row) -> str:
-    """Say whether the sparse model beats the dense one of as many bytes."""
-    difference, low, high = paired_difference(control.right, sparse.right, seed=0)
+def against(one: Row, rival: Row) -> str:
+    """Say whether an arm beats another on the same samples."""
+    difference, low, high = paired_difference(rival.right, one.right, seed=0)
     return (
-        f"{sparse.arm} against its control: {100 * difference:+.2f} points "
+        f"{one.arm} against {rival.arm}: {100 * difference:+.2f} points "
         f"({100 * low:+.2f} … {100 * high:+.2f}), {verdict(low, high)}"
     )
 
