@@ -116,9 +116,10 @@ def others(size: Size, x: Tensor, threads: int, folder: Path) -> dict[str, Run]:
     runs: dict[str, Run] = {"PyTorch fp32": in_torch} if smallest else {}
     feed = {"x": x.numpy()}
     for name, path in paths.items():
-        if path.exists():
-            session = OnnxRuntime(path, threads).session
-            runs[f"ONNX Runtime {name}"] = partial(session.run, None, feed)
+        if not path.exists():
+            continue
+        session = OnnxRuntime(path, threads).session
+        runs[f"ONNX Runtime {name}"] = partial(session.run, None, feed)
         if OPENVINO:
             runs[f"OpenVINO {name}"] = in_openvino(path, x, threads)
     return runs
