@@ -115,7 +115,7 @@ inline void float_rows(const float *x, size_t x_row, int width, const float *w, 
 }
 
 void attend_float(const Attention &a, float *scores) {
-  const int units = (a.queries + UNIT - 1) / UNIT, width = units * UNIT, keys = (a.tokens + 3) / 4 * 4;
+  const int width = (a.queries + LANES - 1) / LANES * LANES, keys = (a.tokens + 3) / 4 * 4;
   const auto *key = static_cast<const float *>(a.key), *value = static_cast<const float *>(a.value);
   const auto *query = static_cast<const float *>(a.query) + a.first;
   alignas(64) float sums[4 * TILE], highest[TILE], total[TILE];
