@@ -67,7 +67,7 @@ def drawn(
 ) -> Matrix:
     """Draw a matrix some of whose blocks are zero."""
     keep = source.random((rows // block[0], columns // block[1])) >= sparsity
-    weight = source.integers(-63, 64, (rows, columns)).astype(np.int8)
+    weight = source.integers(-63, 64, (rows, columns)).astype(np.int8)  # 7 bits, as in params.yaml
     weight *= np.repeat(np.repeat(keep, block[0], 0), block[1], 1)
     scale = np.full(rows, 1 / (73 * np.sqrt(columns * (1 - sparsity))), np.float32)
     return Matrix(weight, scale, np.zeros(rows, np.int32), Levels(0.03, 128))
